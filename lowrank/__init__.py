@@ -1,0 +1,9 @@
+"""How accurate a small convolutional network stays when its weights are held as a tensor decomposition."""
+
+from .config import Config, InputError
+from .network import decompose, densify
+from .results import history, results
+from .summary import summary
+from .trial import run
+
+__all__ = ["Config", "InputError", "decompose", "densify", "history", "results", "run", "summary"]

@@ -1,0 +1,179 @@
+"""One run's parameters: one field per notebook parameter, checked once, on entry.
+
+The doc of a field stands again, word for word, as its comment in the parameters cell of
+notebooks/train.ipynb, where `papermill --help-notebook` shows it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
+DECOMPS = [*PLAIN, "bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
+DATASETS = ("cifar10", "cifar100", "digits")
+ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
+ROOT = Path(__file__).resolve().parent.parent  # the repository: notebooks run from several folders
+
+
+class InputError(ValueError):
+    """What a user asked for cannot be done; the message is one line that says what can."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+def located(path: str) -> Path:
+    """The path seen from the working directory or, where nothing is there, from the repository."""
+    return Path(path) if Path(path).exists() else ROOT / path
+
+
+def dataset_name(dataset: str) -> str:
+    """What records call a dataset: a path becomes its last part without the endings."""
+    name = Path(dataset).name
+    return next((name.removesuffix(ending) for ending in ARCHIVES if name.endswith(ending)), name)
+
+
+def is_dataset(dataset: str) -> bool:
+    path = located(dataset)
+    return dataset in DATASETS or path.is_dir() or (path.is_file() and dataset.endswith(ARCHIVES))
+
+
+def parameter(default: Any, doc: str, allowed: str, test: Callable[[Any], bool]) -> Any:
+    """A Config field with its documentation, and what it may be in words and as a test."""
+    return field(default=default, metadata={"doc": doc, "allowed": lambda: allowed, "test": test})
+
+
+def choice(default: str, doc: str, options: list[str]) -> Any:
+    """A Config field that is one of the options, named in its documentation."""
+    metadata = {"doc": doc, "allowed": lambda: ", ".join(options), "test": options.__contains__}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides a run.
+
+    Raises InputError, one line with the parameter, its value and what is allowed, where a value
+    has the wrong type or is out of range. Where a decomposition has neither `rank_scale` nor
+    `budget`, `rank_scale` becomes 0.5.
+    """
+
+    decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS)
+    dims: int = parameter(3, "modes that each 1x1 weight matrix is folded into", ">= 2", lambda v: v >= 2)
+    rank_scale: float = parameter(
+        0.0, "ranks relative to the largest useful ones, up to 1; 0 is not set", "0 to 1", lambda v: 0 <= v <= 1
+    )
+    budget: float = parameter(
+        0.0, "share of the separable network's pointwise weights, up to 1; 0 is not set", "0 to 1", lambda v: 0 <= v <= 1
+    )
+    rank_rule: str = choice(
+        "useful", "useful or original (the 2019 rule, ranks capped at neighbouring modes)", ["useful", "original"]
+    )
+    init: str = choice(
+        "random",
+        "random (orthogonal cores), decompose (of a dense draw) or decompose_rescaled",
+        ["random", "decompose", "decompose_rescaled"],
+    )
+    width: int = parameter(
+        64, "channels after the first convolution, then 2, 4 and 8 times as many", ">= 1", lambda v: v >= 1
+    )
+    dataset: str = parameter(
+        "cifar10",
+        "cifar10, cifar100, digits, or a path to an image folder or an archive of one",
+        f"{', '.join(DATASETS)}, a folder, or a file that ends in {' '.join(ARCHIVES)}",
+        is_dataset,
+    )
+    epochs: int = parameter(24, "passes over the training images", ">= 1", lambda v: v >= 1)
+    batch_size: int = parameter(512, "images a step", ">= 2", lambda v: v >= 2)
+    learning_rate: float = parameter(
+        0.4, "peak of the schedule, for a loss averaged over the batch", "> 0", lambda v: v > 0
+    )
+    schedule: str = choice(
+        "triangle", "triangle (linear warm-up, then linear to 0) or cosine (to 0)", ["triangle", "cosine"]
+    )
+    momentum: float = parameter(0.9, "of SGD with Nesterov's step", "> 0 and < 1", lambda v: 0 < v < 1)
+    weight_decay: float = parameter(5e-4, "for a loss averaged over the batch", ">= 0", lambda v: v >= 0)
+    decay: str = choice(
+        "plain",
+        "what weight decay acts on, plain, compression, frobenius or none; see the README",
+        ["plain", "compression", "frobenius", "none"],
+    )
+    label_smoothing: float = parameter(
+        0.0, "share of each target that is spread over all classes", ">= 0 and < 1", lambda v: 0 <= v < 1
+    )
+    augment: bool = parameter(True, "crop, flip and cut out the training images", "True or False", lambda v: True)
+    precision: str = choice(
+        "auto",
+        "float32, bfloat16, float16 (on a GPU) or auto (the fastest here)",
+        ["auto", "float32", "bfloat16", "float16"],
+    )
+    seed: int = parameter(
+        0, "of the initial weights, the order of the images and their augmentation", ">= 0", lambda v: v >= 0
+    )
+    runs: str = parameter("runs", "folder of the records; a relative path starts at the repository", "a path", bool)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
+        if self.budget and self.rank_scale:
+            raise InputError(f"budget={self.budget} and rank_scale={self.rank_scale}: only one of them may be set")
+        if self.decomp in PLAIN:
+            for name in ("budget", "rank_scale"):
+                if getattr(self, name):
+                    raise InputError(f"{name}={getattr(self, name)}: decomp={self.decomp!r} has no ranks, only 0 is allowed")
+        elif not self.budget and not self.rank_scale:
+            object.__setattr__(self, "rank_scale", 0.5)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Config:
+        """A Config from named values; raises InputError at a name that is no parameter, with the nearest that is."""
+        names = [each.name for each in fields(cls)]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}"
+                raise InputError(f"{name}={values[name]!r}: there is no such parameter; {hint}")
+        return cls(**values)
+
+    def run(self, data: str) -> str:
+        """The id of a run: a hash of what decides its result, the data by the fingerprint `data`.
+
+        Left out are `runs` and what a form does not use: `dense` and `separable` have no modes
+        and no ranks, a `bottleneck` is never folded.
+        """
+        unused = {"runs"}
+        if self.decomp in PLAIN:
+            unused |= {"dims", "rank_scale", "budget", "rank_rule", "init"}
+        if self.decomp == "bottleneck":
+            unused |= {"dims", "rank_rule"}
+        decisive = {name: value for name, value in asdict(self).items() if name not in unused} | {"dataset": data}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def folder(self) -> Path:
+        """Where the records go."""
+        return ROOT / self.runs
+
+
+def checked(parameter: Any, value: Any) -> Any:
+    """The value of one Config field, an int made a float where that is meant; raises InputError."""
+    kind = type(parameter.default)
+    if kind is float and type(value) is int:
+        value = float(value)
+    allowed = parameter.metadata["allowed"]()
+    if type(value) is not kind:
+        hint = ", written 0.0005 or 5.0e-4" if value and kind is float and type(value) is str else ""
+        raise InputError(
+            f"{parameter.name}={value!r} is a {type(value).__name__}; allowed is a {kind.__name__}{hint}: {allowed}"
+        )
+    if not (kind is not float or math.isfinite(value)) or not parameter.metadata["test"](value):
+        raise InputError(f"{parameter.name}={value!r}; allowed: {allowed}")
+    return value

@@ -1,0 +1,368 @@
+"""Images as bytes on the device: read once and kept, then shuffled, augmented and normalised in batches."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import io
+import os
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from lowrank.config import DATASETS, InputError, dataset_name, located
+
+SIZE = 32  # pixels along each side of an image
+PAD = 4  # pixels that a crop may reach beyond the image
+HOLE = 8  # pixels along each side of a cutout
+CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what desktops leave in folders, beside hidden files
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A dataset; all tensors are on one device."""
+
+    train_images: Tensor  # uint8 [N, 3, 32, 32]
+    train_labels: Tensor  # int64 [N]
+    test_images: Tensor  # uint8 [M, 3, 32, 32]
+    test_labels: Tensor  # int64 [M]
+    classes: tuple[str, ...]  # the name of each label
+    fingerprint: str  # 12 hex digits of a hash over pixels, labels and the sizes of the splits
+
+    def training_batches(
+        self, batch_size: int, seed: int, epoch: int, augment: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One shuffled epoch of uint8 images [B, 3, 32, 32] and labels [B], the same for the same seed and epoch.
+
+        A last batch that is not full is left out; a training set smaller than `batch_size` is one batch.
+        """
+        device, count = self.train_images.device, len(self.train_images)
+        state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+        generator = torch.Generator(device).manual_seed(int(state[0]))
+        order = torch.randperm(count, generator=generator, device=device)[: count // batch_size * batch_size or count]
+        for chosen in order.split(16 * batch_size):  # a GPU is faster at a few large pieces of work
+            images, labels = self.train_images[chosen], self.train_labels[chosen]
+            if augment:
+                images = augmented(images, generator, self.moments[0].round().to(torch.uint8))
+            yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 -> float32, both [B, 3, 32, 32], channels_last; mean 0 and deviation 1 over the training images."""
+        mean, deviation = self.moments
+        return images.float().sub_(mean).div_(deviation).contiguous(memory_format=torch.channels_last)
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the training images, 0 to 255, each float32 [1, 3, 1, 1].
+
+        From whole numbers, so that every device gets the same. The deviation of a constant channel counts as 1.
+        """
+        moments = []
+        for channel in self.train_images.unbind(1):
+            levels = list(enumerate(torch.bincount(channel.flatten(), minlength=256).tolist()))
+            n, total, squares = (sum(times * level**power for level, times in levels) for power in (0, 1, 2))
+            moments.append((total / n, ((n * squares - total**2) / n**2) ** 0.5 or 1.0))
+        mean, deviation = torch.tensor(moments, device=self.train_images.device).T.reshape(2, 1, 3, 1, 1)
+        return mean, deviation
+
+
+def load(dataset: str, device: str | torch.device = "cpu") -> Data:
+    """The dataset of that name or path, on the device.
+
+    `digits` is scikit-learn's, `cifar10` and `cifar100` are torchvision's, downloaded once. Anything else is a folder
+    with train/<class>/* and test/<class>/*, or an archive of one, whose images are resized to 32x32.
+    Raises InputError, one line, where the data cannot be downloaded, are damaged or are not laid out like that.
+    """
+    if dataset == "digits":
+        data = digits()
+    elif dataset in DATASETS:
+        data = cached(dataset, partial(torchvision_data, dataset))
+    else:
+        path = located(dataset)
+        if not path.exists():
+            raise InputError(f"dataset={dataset!r}: there is no such path; allowed are {', '.join(DATASETS)} or a path")
+        data = cached(f"{dataset_name(dataset)}-{content_hash(path)}", partial(decoded, path))
+    tensors = {name: value.to(device) for name, value in vars(data).items() if isinstance(value, Tensor)}
+    return replace(data, **tensors)
+
+
+def assembled(train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, classes: Iterable[str]) -> Data:
+    """Data on the CPU from arrays of the same shapes, with its fingerprint."""
+    given = (train_images, train_labels, test_images, test_labels)
+    arrays = [np.ascontiguousarray(array, kind) for array, kind in zip(given, (np.uint8, np.int64) * 2, strict=True)]
+    digest = hashlib.blake2b(digest_size=6)
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        digest.update(array)
+    return Data(*map(torch.from_numpy, arrays), tuple(map(str, classes)), digest.hexdigest())
+
+
+# Augmentation
+
+
+def augmented(images: Tensor, generator: torch.Generator, fill: Tensor | int = 0) -> Tensor:
+    """uint8 [N, 3, 32, 32] -> the same, each image cropped, flipped or not, and cut out, as the generator draws.
+
+    The crop is a window of the image padded by reflection with 4 pixels on each side. The cutout is a square of 8x8
+    pixels, wholly inside, that gets the value `fill` (a number, or uint8 [1, 3, 1, 1]).
+    """
+    count, device = len(images), images.device
+    top, left, flip, hole_top, hole_left = draws(count, generator)
+    side = torch.arange(SIZE, device=device)
+    rows = reflected(top + side)
+    columns = reflected(left + torch.where(flip == 1, side.flip(0), side))
+    # Whole rows of 32 bytes first, then columns within them: several times faster than gathering single pixels.
+    lines = torch.arange(3 * count, device=device).view(count, 3, 1) * SIZE + rows[:, None]
+    cropped = images.reshape(-1, SIZE).index_select(0, lines.flatten()).view(count, 3, SIZE, SIZE)
+    cropped = cropped.gather(3, columns[:, None, None].expand(-1, 3, SIZE, -1)).view(count, 3, -1)
+    hole = torch.arange(HOLE, device=device)
+    pixels = ((hole_top + hole)[:, :, None] * SIZE + (hole_left + hole)[:, None]).view(count, 1, -1)
+    values = torch.as_tensor(fill, dtype=torch.uint8, device=device).reshape(1, -1, 1).expand(count, 3, HOLE**2)
+    return cropped.scatter_(2, pixels.expand(-1, 3, -1), values).view_as(images)
+
+
+def draws(count: int, generator: torch.Generator) -> list[Tensor]:
+    """What chance decides for each image, each int64 [count, 1]: the crop's top and left (-4 to 4), flip (0 or 1),
+    the cutout's top and left (0 to 24)."""
+    ranges = [(-PAD, PAD + 1), (-PAD, PAD + 1), (0, 2), (0, SIZE - HOLE + 1), (0, SIZE - HOLE + 1)]
+    device = generator.device
+    return [torch.randint(low, high, (count, 1), generator=generator, device=device) for low, high in ranges]
+
+
+def reflected(index: Tensor) -> Tensor:
+    """Positions beyond an edge, mirrored at the pixel on the edge."""
+    index = index.abs()
+    return torch.minimum(index, 2 * (SIZE - 1) - index)
+
+
+# The cache
+
+
+def cached(name: str, build: Callable[[], Data]) -> Data:
+    """The data kept under that name; where there are none, or damaged ones, what `build` makes, kept from now on."""
+    file = cache_folder() / f"{name}.npz"
+    data = restored(file)
+    if data is None:
+        data = build()
+        with contextlib.suppress(OSError):  # where nothing can be kept, the next run builds again
+            store(data, file)
+    return data
+
+
+def cache_folder() -> Path:
+    """$LOWRANK_CACHE or, where that is not set, lowrank/ below $XDG_CACHE_HOME or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("LOWRANK_CACHE") or Path(home, "lowrank"))
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def restored(file: Path) -> Data | None:
+    """What `store` wrote, or None where it is missing or is not what it was."""
+    try:
+        with np.load(file) as stored:
+            *arrays, fingerprint = (stored[field.name] for field in fields(Data))
+            data = assembled(*arrays)
+    except Exception:  # a damaged file fails in many ways, and each means the same
+        return None
+    return data if data.fingerprint == str(fingerprint) else None
+
+
+def store(data: Data, file: Path) -> None:
+    """Written whole or not at all, however many processes do so at once."""
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=file.parent) as folder:
+        temporary = Path(folder, file.name)
+        with temporary.open("wb") as stream:
+            np.savez(stream, **{field.name: np.asarray(getattr(data, field.name)) for field in fields(data)})
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+
+
+# Where data come from: scikit-learn
+
+
+def digits() -> Data:
+    """1797 handwritten digits of 8x8 greys, every sixth a test image.
+
+    A pixel becomes 3x3, and a black border of 4 fills up 32x32, so that no crop cuts a digit off.
+    """
+    from sklearn.datasets import load_digits  # slow to import, and only this dataset needs it
+
+    source = load_digits()
+    greys = np.rint(source.images * (255 / source.images.max())).astype(np.uint8)
+    images = np.pad(greys.repeat(3, 1).repeat(3, 2), ((0, 0), (4, 4), (4, 4)))[:, None].repeat(3, 1)
+    test = np.arange(len(images)) % 6 == 0
+    return assembled(images[~test], source.target[~test], images[test], source.target[test], source.target_names)
+
+
+# Where data come from: torchvision
+
+
+def torchvision_data(dataset: str) -> Data:
+    """CIFAR from torchvision, which verifies every file; raises InputError where it cannot be downloaded."""
+    from torchvision import datasets  # slow to import, and only the first run needs it
+
+    kind, folder = getattr(datasets, dataset.upper()), cache_folder()
+    with tempfile.TemporaryDirectory() as scratch:
+        archive = folder / kind.filename
+        try:
+            if not sound(archive, kind.tgz_md5):
+                archive = archive if os.access(folder, os.W_OK | os.X_OK) else Path(scratch, kind.filename)
+                download(kind.url, archive, kind.tgz_md5)
+        except (OSError, http.client.HTTPException) as error:
+            raise InputError(
+                f"dataset={dataset!r}: the download failed ({error}). Start again to go on with it, or put "
+                f"{kind.filename} (from {kind.url}, md5 {kind.tgz_md5}) into {folder} by hand, "
+                "or use dataset='digits', or the path of an image folder or of an archive of one"
+            ) from error
+        unpacked = Path(tempfile.mkdtemp(dir=scratch))
+        (unpacked / kind.filename).symlink_to(archive.resolve())
+        train, test = (kind(unpacked, train=split, download=True) for split in (True, False))
+    images = [split.data.transpose(0, 3, 1, 2) for split in (train, test)]
+    return assembled(images[0], train.targets, images[1], test.targets, train.classes)
+
+
+def sound(file: Path, md5: str) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest() == md5
+
+
+def download(url: str, archive: Path, md5: str) -> None:
+    """Fetches the archive; a second process waits until the first is done.
+
+    torchvision would start from nothing after a broken download, so what has come is kept in a .part file.
+    """
+    part = archive.with_name(archive.name + ".part")
+    with part.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for _ in range(2):  # once more from the start, where what was kept is damaged
+            if sound(archive, md5):
+                return
+            append_rest(url, file)
+            if sound(part, md5):
+                return os.replace(part, archive)
+            file.truncate(0)
+    raise OSError("what arrives is damaged")
+
+
+def append_rest(url: str, file: BinaryIO) -> None:
+    """What the file at the url has beyond what `file`, open to append, holds of it."""
+    held = file.seek(0, os.SEEK_END)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={held}-"} if held else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        return  # nothing is missing
+    with response, tqdm(desc=url, total=response.length, unit="B", unit_scale=True, disable=None) as bar:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)
+        while chunk := response.read(2**16):
+            file.write(chunk)
+            bar.update(len(chunk))
+        file.flush()
+        if response.length:
+            raise ConnectionError("the connection broke off")
+
+
+# Where data come from: folders and archives
+
+
+def decoded(path: Path) -> Data:
+    """The images of a folder or an archive in the order of their names, whatever the order in the archive.
+
+    Raises InputError where the archive is damaged, a file is no image, or the layout is not that of `load`.
+    """
+    images = {}
+    try:
+        for name, content in tqdm(members(path), desc=f"reading {path.name}", unit=" images", disable=None):
+            images[PurePosixPath(name).parts] = pixels(content, f"dataset={str(path)!r}: {name}")
+    except InputError:
+        raise
+    except Exception as error:  # archives fail in many ways
+        raise InputError(f"dataset={str(path)!r}: it is damaged or cannot be read ({error})") from error
+    classes = sorted({each[-2] for each in images if each[-3] == "train"})
+    arrays = []
+    for split in ("train", "test"):
+        chosen = sorted(each for each in images if each[-3] == split)
+        if not chosen:
+            raise InputError(f"dataset={str(path)!r}: there are no images in {split}/<class>/")
+        if strange := {each[-2] for each in chosen}.difference(classes):
+            raise InputError(f"dataset={str(path)!r}: test/{min(strange)} is a class that train/ does not have")
+        labels = {name: label for label, name in enumerate(classes)}
+        arrays += [np.stack([images[each] for each in chosen]), [labels[each[-2]] for each in chosen]]
+    return assembled(*arrays, classes)
+
+
+def members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file in the splits of a folder or an archive, which is read once and not unpacked."""
+    if path.is_dir():
+        for name in listed(path):
+            yield name, (path / name).read_bytes()
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            for name in filter(belongs, archive.namelist()):
+                yield name, archive.read(name)
+    else:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if belongs(member.name) and (file := archive.extractfile(member)):
+                    yield member.name, file.read()
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read()[:512] != bytes(512):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError("its end is missing")
+
+
+def listed(folder: Path) -> list[str]:
+    files = (file for file in folder.glob("*/*/*") if file.is_file())
+    return sorted(filter(belongs, (file.relative_to(folder).as_posix() for file in files)))
+
+
+def belongs(name: str) -> bool:
+    """Whether a file is …/train/<class>/* or …/test/<class>/*, and not hidden or clutter."""
+    parts = PurePosixPath(name).parts
+    clutter = any(part.startswith(".") or part.lower() in CLUTTER for part in parts)
+    return len(parts) >= 3 and parts[-3] in ("train", "test") and not clutter and not name.endswith("/")
+
+
+def pixels(content: bytes, name: str) -> np.ndarray:
+    """uint8 [3, 32, 32], resized (bicubic) where the size is another; raises InputError, which starts with the name."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"mode {image.mode} is not supported, 8 bits a channel are")
+            return np.asarray(image.convert("RGB").resize((SIZE, SIZE))).transpose(2, 0, 1)
+    except Exception as error:  # Pillow raises many kinds
+        raise InputError(f"{name} cannot be read as an image") from error
+
+
+def content_hash(path: Path) -> str:
+    """Of the bytes of an archive; of the names, sizes and times of change of a folder's images, and of where it is."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    digest = hashlib.sha256(str(path.resolve()).encode())
+    for name in listed(path):
+        about = (path / name).stat()
+        digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n".encode())
+    return digest.hexdigest()[:16]

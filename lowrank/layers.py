@@ -1,0 +1,253 @@
+"""Convolutions and linear layers whose weight is held as a tensor decomposition.
+
+A decomposed layer holds its cores as plain parameters and a Layout (lowrank.formats) that says how they fit
+together. Shapes below: O outputs, I inputs (in_channels * kernel height * kernel width), m the inner width,
+n modes, r TT-ranks, t Tucker ranks, R the CP rank. Formats cite their papers in lowrank.formats.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .formats import Folding, Layout
+
+Factors = tuple[Tensor, Tensor]  # L [O, m] and R [m, I] with W = L @ R
+
+
+def separable(inputs: int, outputs: int) -> nn.Sequential:
+    """A depthwise 3x3 and a pointwise convolution: [B, inputs, H, W] -> [B, outputs, H, W]."""
+    depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)  # [B, inputs, H, W]
+    pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)  # [B, outputs, H, W]
+    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))  # [B, outputs, H, W]
+
+
+def dense(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 3x3 convolution: [B, inputs, H, W] -> [B, outputs, H, W]."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+
+# --- contracting the cores: (cores, folding) -> L [O, m], R [m, I]
+
+
+def bottleneck(cores: Sequence[Tensor], folding: Folding) -> Factors:
+    left, right = cores  # [O, r], [r, I]
+    return left, right
+
+
+def chain(cores: Sequence[Tensor], rows: int) -> Factors:
+    """Contract cores [r[k-1], n[k], r[k]] from both ends to the cut: [r[0] * O, r[cut]], [r[cut], I * r[d]]."""
+    left = cores[0].flatten(0, 1)  # [r0 * n1, r1]
+    for core in cores[1:rows]:
+        left = left @ core.flatten(1)  # [r0 * n1 ... n[k-1], n[k] * r[k]]
+        left = left.reshape(-1, core.shape[2])  # [r0 * n1 ... n[k], r[k]]
+    right = cores[-1].flatten(1)  # [r[d-1], n[d] * r[d]]
+    for core in reversed(cores[rows:-1]):
+        right = core.flatten(0, 1) @ right  # [r[k-1] * n[k], n[k+1] ... n[d] * r[d]]
+        right = right.reshape(core.shape[0], -1)  # [r[k-1], n[k] ... n[d] * r[d]]
+    return left, right
+
+
+def tensor_train(cores: Sequence[Tensor], folding: Folding) -> Factors:
+    return chain(cores, folding.rows)  # [O, r[cut]], [r[cut], I]
+
+
+def ring(cores: Sequence[Tensor], folding: Folding) -> Factors:
+    left, right = chain(cores, folding.rows)  # [r0 * O, r[cut]], [r[cut], I * r0]
+    closing, cut = cores[0].shape[0], left.shape[1]
+    left = left.reshape(closing, -1, cut).transpose(0, 1)  # [O, r0, r[cut]]
+    right = right.reshape(cut, -1, closing).permute(2, 0, 1)  # [r0, r[cut], I]
+    return left.flatten(1), right.flatten(0, 1)  # [O, r0 * r[cut]], [r0 * r[cut], I]
+
+
+def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
+    """Columns of [n[k], R] multiplied as Kronecker products: [n1 ... n[k], R]."""
+    product = factors[0]  # [n1, R]
+    for factor in factors[1:]:
+        product = (product[:, None] * factor).flatten(0, 1)  # [n1 ... n[k], R]
+    return product
+
+
+def cp(cores: Sequence[Tensor], folding: Folding) -> Factors:
+    left = khatri_rao(cores[: folding.rows])  # [O, R]
+    right = khatri_rao(cores[folding.rows :])  # [I, R]
+    return left, right.T  # [O, R], [R, I]
+
+
+def kronecker(factors: Sequence[Tensor]) -> Tensor:
+    """Of the Tucker factors [n[k], t[k]] of one side: [n1 ... n[k], t1 ... t[k]]."""
+    product = factors[0]  # [n1, t1]
+    for factor in factors[1:]:
+        product = product[:, None, :, None] * factor[None, :, None, :]  # [n1 ..., n[k], t1 ..., t[k]]
+        product = product.flatten(2).flatten(0, 1)  # [n1 ... n[k], t1 ... t[k]]
+    return product
+
+
+def expand(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    """Mode products of a core [m, t1 ... t[k]] with [n[k], t[k]] over all but its first mode: [m, n1 ... n[k]]."""
+    before = core.shape[0]
+    for factor in factors:
+        core = core.reshape(before, factor.shape[1], -1)  # [m * n1 ... n[k-1], t[k], t[k+1] ...]
+        core = factor @ core  # [m * n1 ... n[k-1], n[k], t[k+1] ...]
+        before *= factor.shape[0]
+    return core.reshape(core.shape[0] * core.shape[1] // prod(f.shape[0] for f in factors), -1)  # [m, n1 ... n[k]]
+
+
+def tucker(cores: Sequence[Tensor], folding: Folding) -> Factors:
+    core, left, right = cores[0], cores[1 : folding.rows + 1], cores[folding.rows + 1 :]
+    core = core.flatten(0, folding.rows - 1).flatten(1)  # [t over outputs, t over inputs]
+    if core.shape[0] <= core.shape[1]:
+        return kronecker(left), expand(core, right)  # [O, m], [m, I]
+    return expand(core.T, left).T, kronecker(right).T  # [O, m], [m, I]
+
+
+def tucker_tt(cores: Sequence[Tensor], folding: Folding) -> Factors:
+    dims = len(folding.modes)
+    train = [factor @ core for factor, core in zip(cores[:dims], cores[dims:], strict=True)]  # [r[k-1], n[k], r[k]]
+    return chain(train, folding.rows)  # [O, r[cut]], [r[cut], I]
+
+
+FACTORS: dict[str, Callable[[Sequence[Tensor], Folding], Factors]] = {
+    "bottleneck": bottleneck,
+    "tt": tensor_train,
+    "tucker": tucker,
+    "tucker_tt": tucker_tt,
+    "cp": cp,
+    "ring": ring,
+}
+
+
+# --- the layers
+
+
+class Decomposed(nn.Module):
+    """What the decomposed layers share: the cores and the weight that they make.
+
+    `contraction` is "factors" (two thin products through m channels), "weight" (one product, W built once a
+    step) or "auto", the cheaper by counted work. Cores are contracted in float32 with autocast off, and the
+    result is rounded once to the precision of the product.
+    """
+
+    layout: Layout
+    contraction: str
+    error: float = 0.0  # relative, of the approximation that the cores started as
+
+    def _hold(self, layout: Layout, contraction: str, like: Tensor) -> None:
+        """Make uninitialised cores on the device and in the precision of the dense weight `like`."""
+        if contraction not in ("auto", "factors", "weight"):
+            raise ValueError(f"contraction={contraction!r}; allowed: auto, factors, weight")
+        if contraction == "factors" and layout.inner is None:
+            raise ValueError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
+        self.layout = layout
+        self.contraction = layout.contraction if contraction == "auto" else contraction
+        for k, shape in enumerate(layout.shapes):
+            self.register_parameter(f"core_{k}", nn.Parameter(like.new_empty(shape)))
+
+    @property
+    def cores(self) -> list[nn.Parameter]:
+        return [getattr(self, f"core_{k}") for k in range(len(self.layout.shapes))]
+
+    @property
+    def compression(self) -> float:
+        """The parameters of the cores over those of the weight that they make."""
+        return self.layout.parameters / self.layout.size
+
+    def factors(self) -> Factors:
+        """L [O, m] and R [m, I] with W = L @ R, in float32."""
+        with without_autocast(self.core_0):
+            return FACTORS[self.layout.decomp]([core.float() for core in self.cores], self.layout.folding)
+
+    def matrix(self) -> Tensor:
+        """The weight that the cores make, [O, I] in float32."""
+        left, right = self.factors()  # [O, m], [m, I]
+        with without_autocast(left):
+            return (left @ right).reshape(self.layout.folding.outputs, -1)  # [O, I]
+
+    def extra_repr(self) -> str:
+        layout = self.layout
+        modes, rows = layout.folding.modes, layout.folding.rows
+        folded = f"modes={'x'.join(map(str, modes[:rows]))}|{'x'.join(map(str, modes[rows:]))}"
+        ranks = f"ranks={','.join(map(str, layout.ranks))}"
+        return f"{super().extra_repr()}, {layout.decomp}, {folded}, {ranks}, contraction={self.contraction}"
+
+
+class DecomposedConv2d(Decomposed, nn.Conv2d):
+    """A decomposed convolution with the geometry and the bias of `conv`: [B, C, H, W] -> [B, O, H', W']."""
+
+    def __init__(self, conv: nn.Conv2d, layout: Layout, contraction: str = "auto") -> None:
+        nn.Module.__init__(self)
+        for name in (*nn.Conv2d.__constants__, "transposed", "_reversed_padding_repeated_twice"):
+            setattr(self, name, getattr(conv, name))
+        self._hold(layout, contraction, conv.weight)
+        self.bias = conv.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """[O, C, height, width] in float32."""
+        return self.matrix().reshape(self.out_channels, self.in_channels, *self.kernel_size)  # [O, C, h, w]
+
+    def dense(self) -> nn.Conv2d:
+        """A plain convolution with the weight that the cores make, in the cores' precision."""
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")
+        geometry = {name: getattr(self, name) for name in names}
+        conv = nn.Conv2d(**geometry, bias=False, device="meta")
+        conv.weight = nn.Parameter(self.weight.detach().to(self.core_0.dtype))  # [O, C, h, w]
+        conv.bias = self.bias
+        return conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = product_dtype(x)
+        if self.contraction == "weight":
+            return self._conv_forward(x, self.weight.to(dtype), self.bias)  # [B, O, H', W']
+        left, right = (factor.to(dtype) for factor in self.factors())  # [O, m], [m, I]
+        x = self._conv_forward(x, right.reshape(-1, self.in_channels, *self.kernel_size), None)  # [B, m, H', W']
+        return F.conv2d(x, left[:, :, None, None], self.bias)  # [B, O, H', W']
+
+
+class DecomposedLinear(Decomposed, nn.Linear):
+    """A decomposed linear layer with the bias of `linear`: [..., I] -> [..., O]."""
+
+    def __init__(self, linear: nn.Linear, layout: Layout, contraction: str = "auto") -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._hold(layout, contraction, linear.weight)
+        self.bias = linear.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """[O, I] in float32."""
+        return self.matrix()  # [O, I]
+
+    def dense(self) -> nn.Linear:
+        """A plain linear layer with the weight that the cores make, in the cores' precision."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        linear.weight = nn.Parameter(self.weight.detach().to(self.core_0.dtype))  # [O, I]
+        linear.bias = self.bias
+        return linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = product_dtype(x)
+        if self.contraction == "weight":
+            return F.linear(x, self.weight.to(dtype), self.bias)  # [..., O]
+        left, right = (factor.to(dtype) for factor in self.factors())  # [O, m], [m, I]
+        return F.linear(F.linear(x, right), left, self.bias)  # [..., O]
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for the device of x; the meta device has none."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What the product with x is computed in: autocast's precision, or x's own."""
+    return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()

@@ -1,0 +1,220 @@
+"""The CIFAR network, and any other network with its layers decomposed.
+
+The network is the 64-128-256-512 ResNet of davidcpage/cifar10-fast, built from whatever makes a convolution.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatch
+
+import torch
+from torch import Tensor, nn
+
+from .formats import FORMATS, Layout, fold, solve
+from .initial import approximate, draw
+from .layers import Decomposed, DecomposedConv2d, DecomposedLinear
+
+LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
+INITS = ("weights", "random", "decompose", "decompose_rescaled")
+
+
+# --- the CIFAR network
+
+
+class Block(nn.Module):
+    """Convolution, batch norm, optional 2x2 max pool, ReLU: [B, C, H, W] -> [B, outputs, H / pool, W / pool].
+
+    ReLU stands behind the pool: they commute, and it has a quarter of the work left.
+    """
+
+    def __init__(self, convolution: nn.Module, outputs: int, pool: bool = False) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.norm = nn.BatchNorm2d(outputs)
+        self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.pool(self.norm(self.convolution(x))))  # [B, outputs, H / pool, W / pool]
+
+
+class Residual(nn.Sequential):
+    """x + f(x): [B, C, H, W] -> [B, C, H, W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)  # [B, C, H, W]
+
+
+class Head(nn.Module):
+    """The largest activation of every channel, then a scaled linear classifier: [B, C, H, W] -> [B, classes]."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, classes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return LOGIT_SCALE * self.linear(x.amax((2, 3)))  # [B, classes]
+
+
+def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn.Module]) -> nn.Sequential:
+    """[B, 3, 32, 32] -> [B, classes]; `convolution(inputs, outputs)` makes the seven that may be decomposed."""
+
+    def block(inputs: int, outputs: int, pool: bool = False) -> Block:
+        return Block(convolution(inputs, outputs), outputs, pool)
+
+    w = width
+    first = Block(nn.Conv2d(3, w, 3, padding=1, bias=False), w)
+    return nn.Sequential(
+        OrderedDict(
+            first=first,
+            layer1=block(w, 2 * w, pool=True),
+            residual1=Residual(block(2 * w, 2 * w), block(2 * w, 2 * w)),
+            layer2=block(2 * w, 4 * w, pool=True),
+            layer3=block(4 * w, 8 * w, pool=True),
+            residual3=Residual(block(8 * w, 8 * w), block(8 * w, 8 * w)),
+            head=Head(8 * w, classes),
+        )
+    )
+
+
+# --- any network
+
+
+def named_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every Conv2d and Linear, decomposed ones included, under each of its names."""
+    for name, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            yield name, layer
+
+
+def is_grouped(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1
+
+
+def matching(names: Sequence[str], skip: Iterable[str]) -> set[str]:
+    """The names that a pattern of `skip` matches; raises ValueError at a pattern that matches none."""
+    matched = set()
+    for pattern in [skip] if isinstance(skip, str) else skip:
+        found = {name for name in names if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")}
+        if not found:
+            raise ValueError(f"skip={pattern!r} names no layer; there are {', '.join(names)}")
+        matched |= found
+    return matched
+
+
+def chosen(module: nn.Module, skip: Iterable[str]) -> dict[nn.Module, list[str]]:
+    """The layers to decompose, each with all its names; warns of grouped convolutions that are left."""
+    layers = dict(named_layers(module))
+    skipped = matching(list(layers), skip)
+    kept = {name: layer for name, layer in layers.items() if name not in skipped and not isinstance(layer, Decomposed)}
+    grouped = [name for name, layer in kept.items() if is_grouped(layer)]
+    if grouped:
+        warnings.warn(f"grouped convolutions are left as they are: {', '.join(grouped)}", stacklevel=3)
+    names: dict[nn.Module, list[str]] = {}
+    for name, layer in kept.items():
+        if name not in grouped:
+            names.setdefault(layer, []).append(name)
+    if not names:
+        raise ValueError(f"skip={skip!r} leaves no Conv2d with groups=1 and no Linear to decompose")
+    return names
+
+
+def replace(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """The module with the one of this name replaced, in place; "" is the module itself."""
+    if not name:
+        return layer
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, layer)
+    return module
+
+
+def decompose(
+    module: nn.Module,
+    *,
+    decomp: str = "tt",
+    dims: int = 3,
+    budget: float = 0.0,
+    rank_scale: float = 0.0,
+    rank_rule: str = "useful",
+    init: str = "weights",
+    skip: Iterable[str] = (),
+    contraction: str = "auto",
+) -> nn.Module:
+    """A copy of the module with its Conv2d (groups=1) and Linear layers held in a tensor format.
+
+    `budget` is the share of the replaced layers' weights, all together, that the decomposed ones may use;
+    `rank_scale` the share of the way to the largest useful ranks; one of the two is set. `init` "weights" starts
+    at the best approximation of the module's weights, "random" at orthogonal cores of the same spread,
+    "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread restored.
+    `skip` names layers to leave, by shell patterns; grouped convolutions are left, with a warning.
+
+    Raises ValueError, naming the argument, where it is out of range or the budget cannot be met.
+    """
+    check(decomp, dims, budget, rank_scale, rank_rule, init)
+    module = copy.deepcopy(module)
+    names = chosen(module, skip)
+    foldings = [fold(*matrix_shape(layer), dims, kernel_size(layer), rank_rule) for layer in names]
+    layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
+    for (layer, layer_names), layout in zip(names.items(), layouts, strict=True):
+        decomposed = held(layer, layout, init, contraction)
+        for name in layer_names:
+            module = replace(module, name, decomposed)
+    return module
+
+
+def check(decomp: str, dims: int, budget: float, rank_scale: float, rank_rule: str, init: str) -> None:
+    for name, value, allowed in (
+        ("decomp", decomp, FORMATS),
+        ("rank_rule", rank_rule, ("useful", "original")),
+        ("init", init, INITS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}; allowed: {', '.join(allowed)}")
+    if not isinstance(dims, int) or dims < 2:
+        raise ValueError(f"dims={dims!r}; allowed: an integer >= 2")
+    if not (0 <= budget <= 1 and 0 <= rank_scale <= 1) or bool(budget) == bool(rank_scale):
+        raise ValueError(f"budget={budget!r}, rank_scale={rank_scale!r}; allowed: one of them above 0 and up to 1")
+
+
+def matrix_shape(layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
+    """Outputs and inputs, the kernel left out."""
+    return tuple(layer.weight.shape[:2])
+
+
+def kernel_size(layer: nn.Conv2d | nn.Linear) -> int:
+    return layer.kernel_size[0] * layer.kernel_size[1] if isinstance(layer, nn.Conv2d) else 1
+
+
+@torch.no_grad()
+def held(layer: nn.Conv2d | nn.Linear, layout: Layout, init: str, contraction: str) -> Decomposed:
+    """The layer in this layout, its cores started as `init` says; on the meta device there is nothing to start."""
+    kind = DecomposedConv2d if isinstance(layer, nn.Conv2d) else DecomposedLinear
+    decomposed = kind(layer, layout, contraction)
+    weight = layer.weight
+    if weight.is_meta:
+        return decomposed
+    std = weight.float().square().mean().sqrt().item()
+    if init == "random":
+        draw(decomposed, std)
+    elif init == "weights":
+        decomposed.error = approximate(decomposed, weight)
+    else:
+        dense = std * torch.randn(weight.shape)
+        decomposed.error = approximate(decomposed, dense, std if init == "decompose_rescaled" else None)
+    return decomposed
+
+
+@torch.no_grad()
+def densify(module: nn.Module) -> nn.Module:
+    """A copy of the module with every decomposed layer made a plain Conv2d or Linear with the weight of its cores."""
+    module = copy.deepcopy(module)
+    layers = {}
+    for name, layer in named_layers(module):
+        if isinstance(layer, Decomposed):
+            if layer not in layers:
+                layers[layer] = layer.dense()
+            module = replace(module, name, layers[layer])
+    return module

@@ -1,0 +1,224 @@
+"""Training: schedules, optimiser groups, the loop. Writes no files and draws no plots.
+
+SGD with Nesterov momentum after davidcpage/cifar10-fast, with losses averaged over the batch: its rates and
+decays for summed losses are `batch_size` times smaller and larger than the ones here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import Config, InputError
+from .data import Data
+from .layers import Decomposed
+
+WARM_UP = 5 / 24  # of a triangle schedule
+EVALUATION_BATCH = 2000
+
+
+# --- precision
+
+
+@lru_cache
+def fastest_precision(device: torch.device) -> str:
+    """bfloat16 where a small convolution trains faster in it here, float32 otherwise."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return min(("float32", "bfloat16"), key=probed)
+
+
+def probed(precision: str, repeats: int = 4) -> float:
+    """Seconds of a training step of one convolution on the CPU, the fastest of a few."""
+    x = torch.randn(32, 64, 16, 16).to(memory_format=torch.channels_last)
+    conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        with autocast(precision, x.device):
+            conv(x).sum().backward()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def resolved_precision(precision: str, device: torch.device) -> str:
+    """What `auto` stands for here. Raises InputError for float16 on a CPU."""
+    if precision == "float16" and device.type == "cpu":
+        raise InputError(
+            "precision='float16' is hopelessly slow on a CPU; allowed here: float32, bfloat16, auto"
+        )
+    return fastest_precision(device) if precision == "auto" else precision
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    dtype = getattr(torch, precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+# --- the optimiser
+
+
+def rate(schedule: str, progress: float) -> float:
+    """The share of the peak learning rate at `progress` in [0, 1] through the run."""
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    return min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))
+
+
+def weight_decays(network: nn.Module, config: Config) -> dict[float, list[nn.Parameter]]:
+    """Every trainable parameter under its weight decay; `frobenius` acts through the loss on decomposed layers."""
+    plain = 0.0 if config.decay == "none" else config.weight_decay
+    groups: dict[float, list[nn.Parameter]] = {}
+    for module in network.modules():
+        cores = {id(core) for core in module.cores} if isinstance(module, Decomposed) else set()
+        for parameter in module.parameters(recurse=False):
+            decay = plain
+            if id(parameter) in cores and config.decay == "compression":
+                decay *= module.compression
+            if id(parameter) in cores and config.decay == "frobenius":
+                decay = 0.0
+            groups.setdefault(decay, []).append(parameter)
+    return groups
+
+
+def optimiser(network: nn.Module, config: Config) -> torch.optim.SGD:
+    """SGD with a group for each weight decay; raises RuntimeError where a parameter or a group was lost."""
+    groups = [{"params": each, "weight_decay": decay} for decay, each in weight_decays(network, config).items()]
+    held = [parameter for group in groups for parameter in group["params"]]
+    if {id(p) for p in held} != {id(p) for p in network.parameters()} or not all(group["params"] for group in groups):
+        raise RuntimeError("the optimiser's groups do not hold every parameter exactly once")
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=True)
+
+
+def frobenius(network: nn.Module) -> Tensor:
+    """Half the squared Frobenius norm of all the weights that cores make: its gradient is weight decay's."""
+    return sum(
+        (0.5 * m.matrix().square().sum() for m in network.modules() if isinstance(m, Decomposed)), torch.zeros(())
+    )
+
+
+# --- the loop
+
+
+@dataclass
+class State:
+    """How far a run has come, in plain tensors and numbers: what a checkpoint holds."""
+
+    epochs: int = 0  # that are finished
+    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+    tensors: dict[str, Any] = field(default_factory=dict)  # of the network, the optimiser and the loss scaler
+    diverged: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Of training, without evaluation."""
+        return sum(row["seconds"] for row in self.history)
+
+
+class Loop:
+    """A network, its optimiser and its data, one epoch at a time.
+
+    `on_step` is called after every step, before the device has finished it.
+    """
+
+    def __init__(self, config: Config, network: nn.Module, data: Data, on_step: Callable[[], None]) -> None:
+        self.config, self.data, self.on_step = config, data, on_step
+        self.device = data.train_images.device
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.optimiser = optimiser(network, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.steps = steps_an_epoch(config, data)
+
+    def restore(self, state: State) -> None:
+        for name, tensors in state.tensors.items():
+            getattr(self, name).load_state_dict(tensors)
+
+    def after(self, state: State) -> State:
+        """The state one epoch later, whose row holds seconds, loss and accuracy in training and test."""
+        start = time.perf_counter()
+        loss, accuracy = self.train(state.epochs)
+        row = {"epoch": state.epochs + 1, "seconds": time.perf_counter() - start}
+        row |= {"train_loss": loss, "train_accuracy": accuracy}
+        diverged = not math.isfinite(loss)
+        test_loss, test_accuracy = (math.nan, math.nan) if diverged else self.evaluate()
+        row |= {"test_loss": test_loss, "test_accuracy": test_accuracy}
+        tensors = {name: getattr(self, name).state_dict() for name in ("network", "optimiser", "scaler")}
+        return State(state.epochs + 1, [*state.history, row], tensors, diverged)
+
+    def train(self, epoch: int) -> tuple[float, float]:
+        """Mean loss and accuracy over one epoch of training images, as the network changes."""
+        config, seen = self.config, 0
+        totals = torch.zeros(2, device=self.device)
+        self.network.train()
+        batches = self.data.training_batches(config.batch_size, config.seed, epoch, config.augment)
+        for step, (images, labels) in enumerate(batches):
+            progress = (epoch * self.steps + step + 1) / (config.epochs * self.steps + 1)
+            for group in self.optimiser.param_groups:
+                group["lr"] = config.learning_rate * rate(config.schedule, progress)
+            totals += self.step(images, labels)
+            seen += len(labels)
+            self.on_step()
+            if self.device.type == "cpu" and not totals[0].isfinite():  # on a GPU this would stall every step
+                break
+        loss, correct = totals.tolist()
+        return loss / seen, correct / seen
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimiser; the summed loss and the number of right answers, [2] on the device."""
+        config = self.config
+        with autocast(config.precision, self.device):
+            logits = self.network(self.data.normalise(images))
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        penalty = config.weight_decay * frobenius(self.network) if config.decay == "frobenius" else 0.0
+        self.optimiser.zero_grad()
+        self.scaler.scale(loss + penalty).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return torch.stack([loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum()])
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        """Mean loss and accuracy over the test images."""
+        totals = torch.zeros(2, device=self.device)
+        self.network.eval()
+        splits = (self.data.test_images.split(EVALUATION_BATCH), self.data.test_labels.split(EVALUATION_BATCH))
+        for images, labels in zip(*splits, strict=True):
+            with autocast(self.config.precision, self.device):
+                logits = self.network(self.data.normalise(images)).float()
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
+        loss, correct = totals.tolist()
+        return loss / len(self.data.test_labels), correct / len(self.data.test_labels)
+
+
+def steps_an_epoch(config: Config, data: Data) -> int:
+    return max(1, len(data.train_labels) // config.batch_size)
+
+
+def train(
+    config: Config,
+    network: nn.Module,
+    data: Data,
+    state: State,
+    on_step: Callable[[], None],
+    on_epoch: Callable[[State], None],
+) -> State:
+    """Train from `state` to the end, or until the loss is no longer finite; `on_epoch` gets every state on the way.
+
+    On a CPU a run that goes on from a saved state ends bit for bit where it would have without the stop.
+    """
+    torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
+    loop = Loop(config, network, data, on_step)
+    loop.restore(state)
+    while state.epochs < config.epochs and not state.diverged:
+        state = loop.after(state)
+        on_epoch(state)
+    return state

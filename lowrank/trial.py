@@ -1,0 +1,190 @@
+"""One run, from Config to stored record: what `lowrank.run`, the notebooks and the sweeps call."""
+
+from __future__ import annotations
+
+import io
+import platform
+import resource
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import formats
+from .config import PLAIN, ROOT, Config, InputError, dataset_name
+from .data import Data, load
+from .layers import dense, separable
+from .network import cifar_network, decompose
+from .progress import Progress
+from .results import FINAL, claim, store, write
+from .results import record as stored
+from .summary import summary
+from .train import State, resolved_precision, steps_an_epoch, train
+
+LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
+BLOCKS = ("layer1", "residual1", "layer2", "layer3", "residual3")
+IMAGE = (3, 32, 32)
+
+Log = Callable[[str], None]
+
+
+def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **parameters: Any) -> dict[str, Any]:
+    """Train one network and store its record below `runs`; a run that is already done is not trained again.
+
+    `parameters` are the fields of Config. `log` gets a line at a time, `watch` the history (a row an epoch) after
+    every epoch. A run that was stopped goes on after its last whole epoch. Returns the record, a row of
+    `lowrank.results`. Raises InputError, one line, before any work where a parameter cannot be.
+    """
+    config, device = Config.of(parameters), best_device()
+    config = replace(config, precision=resolved_precision(config.precision, device))
+    data = load(config.dataset, device)
+    name = config.run(data.fingerprint)
+    if record := finished(config, name, log):
+        return record
+    network = built(config, len(data.classes))
+    with claim(config.folder / name, wait=False) as free:
+        if free:
+            return finished(config, name, log) or trained(config, network, data, name, log, watch)
+    log(f"run {name} is being trained by another process: waiting for it")
+    with claim(config.folder / name):
+        return finished(config, name, log) or trained(config, network, data, name, log, watch)
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def finished(config: Config, name: str, log: Log) -> dict[str, Any] | None:
+    record = stored(config.folder, name)
+    if not record or record["status"] not in FINAL:
+        return None
+    log(f"run {name} is already {record['status']}: its record is returned, nothing is trained")
+    return record
+
+
+def built(config: Config, classes: int) -> nn.Module:
+    """The network of a Config with its initial weights. Raises InputError where the budget cannot be met."""
+    torch.manual_seed(config.seed)
+    network = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
+    if config.decomp in PLAIN:
+        return network
+    names = ("decomp", "dims", "budget", "rank_scale", "rank_rule", "init")
+    try:
+        return decompose(network, skip=LEFT, **{name: getattr(config, name) for name in names})
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def trained(
+    config: Config, network: nn.Module, data: Data, name: str, log: Log, watch: Callable[[list[dict]], None] | None
+) -> dict[str, Any]:
+    """Train from the last checkpoint, store the record, remove the checkpoint. The caller holds the run's claim."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    checkpoint = config.folder / name / "checkpoint.pt"
+    state = loaded(checkpoint, data.train_images.device, log)
+    size = sizes(config, network)
+    log(
+        f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
+        f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, {config.precision}, {device_name()}"
+    )
+    progress = Progress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
+
+    def keep(state: State) -> None:
+        progress.epoch(state.history[-1], config.epochs)
+        write(checkpoint, packed(state))
+        if watch:
+            watch(state.history)
+
+    with closing(progress):
+        state = train(config, network, data, state, progress.step, keep)
+    record = {"run": name, "status": "diverged" if state.diverged else "done", **described(config), **size}
+    record |= measured(config, data, state) | {"revision": revision(), "started": started}
+    store(config.folder, record, state.history)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+# --- checkpoints
+
+
+def packed(state: State) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(vars(state), buffer)
+    return buffer.getvalue()
+
+
+def loaded(checkpoint: Path, device: torch.device, log: Log) -> State:
+    """The state that a stopped run left, or a fresh one."""
+    if not checkpoint.exists():
+        return State()
+    state = State(**torch.load(checkpoint, map_location=device, weights_only=True))
+    log(f"going on after epoch {state.epochs}")
+    return state
+
+
+# --- records
+
+
+def described(config: Config) -> dict[str, Any]:
+    """The parameters of a record: paths are named by their last part."""
+    return asdict(config) | {"dataset": dataset_name(config.dataset), "runs": Path(config.runs).name}
+
+
+def sizes(config: Config, network: nn.Module) -> dict[str, Any]:
+    """Parameters and multiply-adds; `compression` is relative to the separable network's pointwise weights."""
+    table = summary(network, IMAGE)
+    decomposable = table.index.str.startswith(BLOCKS) & ~table.index.str.endswith("depthwise")
+    pointwise = int(table.parameters[decomposable].sum())
+    weights = sum(outputs * inputs for outputs, inputs, _ in formats.pointwise(config.width))
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "pointwise_parameters": pointwise,
+        "compression": pointwise / weights,
+        "multiply_adds": int(table.multiply_adds.sum()),
+    }
+
+
+def measured(config: Config, data: Data, state: State) -> dict[str, Any]:
+    last = {name: value for name, value in state.history[-1].items() if name.startswith(("train_", "test_"))}
+    images = steps_an_epoch(config, data) * min(config.batch_size, len(data.train_labels)) * state.epochs
+    return {
+        **last,
+        "seconds": state.seconds,
+        "images_per_second": images / state.seconds,
+        "peak_memory": peak_memory(),
+        "device": device_name(),
+        "torch": torch.__version__,
+        "data": data.fingerprint,
+    }
+
+
+def peak_memory() -> int:
+    """Bytes: of tensors on a GPU, of the process on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+
+
+def revision() -> str:
+    """The commit of the code, "+dirty" where the code differs from it; empty outside a git checkout."""
+    try:
+        sha = git("rev-parse", "--short=12", "HEAD")
+        return sha + ("+dirty" if git("status", "--porcelain", "--", "lowrank") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
