@@ -4,6 +4,6 @@ from .config import Config, InputError
 from .network import decompose, densify
 from .results import history, results
 from .summary import summary
-from .trial import run
+from .trial import build, run
 
-__all__ = ["Config", "InputError", "decompose", "densify", "history", "results", "run", "summary"]
+__all__ = ["Config", "InputError", "build", "decompose", "densify", "history", "results", "run", "summary"]

@@ -35,6 +35,11 @@ def located(path: str) -> Path:
     return Path(path) if Path(path).exists() else ROOT / path
 
 
+def relative(path: Path) -> Path:
+    """The path from the repository, where it lies inside: notebooks that are shared name no folder of a machine."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name)
+
+
 def dataset_name(dataset: str) -> str:
     """What records call a dataset: a path becomes its last part without the endings."""
     name = Path(dataset).name
@@ -72,7 +77,10 @@ class Config:
         0.0, "ranks relative to the largest useful ones, up to 1; 0 is not set", "0 to 1", lambda v: 0 <= v <= 1
     )
     budget: float = parameter(
-        0.0, "share of the separable network's pointwise weights, up to 1; 0 is not set", "0 to 1", lambda v: 0 <= v <= 1
+        0.0,
+        "share of the separable network's pointwise weights, up to 1; 0 is not set",
+        "0 to 1",
+        lambda v: 0 <= v <= 1,
     )
     rank_rule: str = choice(
         "useful", "useful or original (the 2019 rule, ranks capped at neighbouring modes)", ["useful", "original"]
@@ -127,8 +135,8 @@ class Config:
             raise InputError(f"budget={self.budget} and rank_scale={self.rank_scale}: only one of them may be set")
         if self.decomp in PLAIN:
             for name in ("budget", "rank_scale"):
-                if getattr(self, name):
-                    raise InputError(f"{name}={getattr(self, name)}: decomp={self.decomp!r} has no ranks, only 0 is allowed")
+                if value := getattr(self, name):
+                    raise InputError(f"{name}={value}: decomp={self.decomp!r} has no ranks, only 0 is allowed")
         elif not self.budget and not self.rank_scale:
             object.__setattr__(self, "rank_scale", 0.5)
 
@@ -161,6 +169,20 @@ class Config:
     def folder(self) -> Path:
         """Where the records go."""
         return ROOT / self.runs
+
+
+def parameters_of(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parameters cells of a notebook have set, given its globals(): parameters and any other plain value.
+
+    papermill only warns of a name that the notebook does not know; Config.of refuses it.
+    """
+    names = {each.name for each in fields(Config)}
+    plain = (bool, int, float, str, type(None))
+    return {
+        name: value
+        for name, value in namespace.items()
+        if name in names or (type(value) in plain and not name.startswith("_"))
+    }
 
 
 def checked(parameter: Any, value: Any) -> Any:

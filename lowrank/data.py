@@ -52,13 +52,14 @@ class Data:
         A last batch that is not full is left out; a training set smaller than `batch_size` is one batch.
         """
         device, count = self.train_images.device, len(self.train_images)
+        fill = self.moments[0].round().to(torch.uint8)
         state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
         generator = torch.Generator(device).manual_seed(int(state[0]))
         order = torch.randperm(count, generator=generator, device=device)[: count // batch_size * batch_size or count]
         for chosen in order.split(16 * batch_size):  # a GPU is faster at a few large pieces of work
             images, labels = self.train_images[chosen], self.train_labels[chosen]
             if augment:
-                images = augmented(images, generator, self.moments[0].round().to(torch.uint8))
+                images = augmented(images, generator, fill)
             yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -259,7 +260,8 @@ def download(url: str, archive: Path, md5: str) -> None:
                 return
             append_rest(url, file)
             if sound(part, md5):
-                return os.replace(part, archive)
+                os.replace(part, archive)
+                return
             file.truncate(0)
     raise OSError("what arrives is damaged")
 
@@ -300,7 +302,8 @@ def decoded(path: Path) -> Data:
     except InputError:
         raise
     except Exception as error:  # archives fail in many ways
-        raise InputError(f"dataset={str(path)!r}: it is damaged or cannot be read ({error})") from error
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"dataset={str(path)!r}: it is damaged or cannot be read ({reason})") from error
     classes = sorted({each[-2] for each in images if each[-3] == "train"})
     arrays = []
     for split in ("train", "test"):
@@ -349,11 +352,11 @@ def pixels(content: bytes, name: str) -> np.ndarray:
     """uint8 [3, 32, 32], resized (bicubic) where the size is another; raises InputError, which starts with the name."""
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"mode {image.mode} is not supported, 8 bits a channel are")
+            if image.mode[0] in "IF":  # Pillow would make almost all of it white
+                raise ValueError
             return np.asarray(image.convert("RGB").resize((SIZE, SIZE))).transpose(2, 0, 1)
     except Exception as error:  # Pillow raises many kinds
-        raise InputError(f"{name} cannot be read as an image") from error
+        raise InputError(f"{name} cannot be read as an image of 8 bits a channel") from error
 
 
 def content_hash(path: Path) -> str:

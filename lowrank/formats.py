@@ -91,6 +91,10 @@ class Format:
         """The largest ranks of the 2019 experiments: capped by the neighbouring modes."""
         return self.largest(folding)
 
+    def pace(self, folding: Folding) -> tuple[float, ...]:
+        """How each rank grows: at a share s of the way it is s ** pace of its largest."""
+        return (1.0,) * len(self.largest(folding))
+
     def shapes(self, folding: Folding, ranks: Sequence[int]) -> list[tuple[int, ...]]:
         """The shapes of the cores, in order."""
         raise NotImplementedError
@@ -229,6 +233,12 @@ def running(sizes: Sequence[int]) -> int:
     return sum(prod(sizes[: k + 1]) for k in range(1, len(sizes)))
 
 
+def side_pace(modes: int) -> list[float]:
+    """Of the bonds of one side, from its end to the cut; its Tucker ranks keep the pace of the first."""
+    first = 1.0 if modes == 1 else 0.5 / modes
+    return [first + (1 - first) * k / max(1, modes - 1) for k in range(modes)]
+
+
 class TuckerTT(TensorTrain):
     """Tucker whose core is a tensor train; ranks are t[1] ... t[d], then the core's dims - 1 bonds."""
 
@@ -238,6 +248,12 @@ class TuckerTT(TensorTrain):
 
     def original(self, folding):
         return (*folding.modes, *neighbours(folding.modes))
+
+    def pace(self, folding):
+        """Tucker ranks run ahead of the bonds: a bond above the product of its side's Tucker ranks is of no use."""
+        left, right = folding.rows, len(folding.modes) - folding.rows
+        bonds = [*side_pace(left), *side_pace(right)[-2::-1]]
+        return (*[side_pace(left)[0]] * left, *[side_pace(right)[0]] * right, *bonds)
 
     def shapes(self, folding, ranks):
         dims = len(folding.modes)
@@ -307,10 +323,11 @@ class Layout:
 
     def build_multiply_adds(self, contraction: str = "") -> int:
         """Of building the weight or its factors from the cores, once a step whatever the batch."""
-        factors = FORMATS[self.decomp].build(self.folding, self.ranks)
-        if (contraction or self.contraction) == "factors" or FORMATS[self.decomp].inner(self.folding, self.ranks) is None:
+        form = FORMATS[self.decomp]
+        factors, inner = form.build(self.folding, self.ranks), form.inner(self.folding, self.ranks)
+        if (contraction or self.contraction) == "factors" or inner is None:
             return factors
-        return factors + FORMATS[self.decomp].inner(self.folding, self.ranks) * self.size
+        return factors + inner * self.size
 
 
 @dataclass(frozen=True)
@@ -341,9 +358,9 @@ def path(decomp: str, foldings: tuple[Folding, ...], rank_rule: str = "useful") 
     form = FORMATS[decomp]
     limits = [form.original(f) if rank_rule == "original" else form.largest(f) for f in foldings]
     steps = sorted(
-        (rank / limit, limit, layer, k)
+        ((rank / limit) ** (1 / pace), limit, layer, k)
         for layer, layer_limits in enumerate(limits)
-        for k, limit in enumerate(layer_limits)
+        for k, (limit, pace) in enumerate(zip(layer_limits, form.pace(foldings[layer]), strict=True))
         for rank in range(1, limit)
     )
     ranks = smallest(decomp, foldings)

@@ -146,7 +146,8 @@ def fit_tucker_tt(weight: Tensor, layer: Decomposed) -> list[Tensor]:
 
 
 def fit_cp(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    tensor = tntorch.Tensor(weight.reshape(layer.layout.folding.modes), ranks_cp=layer.layout.ranks[0], max_iter=ALS_STEPS)
+    tensor = weight.reshape(layer.layout.folding.modes)
+    tensor = tntorch.Tensor(tensor, ranks_cp=layer.layout.ranks[0], max_iter=ALS_STEPS)
     return [core.contiguous() for core in tensor.cores]
 
 

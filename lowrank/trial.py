@@ -47,13 +47,13 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     name = config.run(data.fingerprint)
     if record := finished(config, name, log):
         return record
-    network = built(config, len(data.classes))
+    net = build(config, len(data.classes))
     with claim(config.folder / name, wait=False) as free:
         if free:
-            return finished(config, name, log) or trained(config, network, data, name, log, watch)
+            return finished(config, name, log) or trained(config, net, data, name, log, watch)
     log(f"run {name} is being trained by another process: waiting for it")
     with claim(config.folder / name):
-        return finished(config, name, log) or trained(config, network, data, name, log, watch)
+        return finished(config, name, log) or trained(config, net, data, name, log, watch)
 
 
 def best_device() -> torch.device:
@@ -68,27 +68,30 @@ def finished(config: Config, name: str, log: Log) -> dict[str, Any] | None:
     return record
 
 
-def built(config: Config, classes: int) -> nn.Module:
-    """The network of a Config with its initial weights. Raises InputError where the budget cannot be met."""
+def build(config: Config, classes: int) -> nn.Module:
+    """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
+
+    Raises InputError where the budget cannot be met.
+    """
     torch.manual_seed(config.seed)
-    network = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
+    net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
     if config.decomp in PLAIN:
-        return network
+        return net
     names = ("decomp", "dims", "budget", "rank_scale", "rank_rule", "init")
     try:
-        return decompose(network, skip=LEFT, **{name: getattr(config, name) for name in names})
+        return decompose(net, skip=LEFT, **{name: getattr(config, name) for name in names})
     except ValueError as error:
         raise InputError(str(error)) from None
 
 
 def trained(
-    config: Config, network: nn.Module, data: Data, name: str, log: Log, watch: Callable[[list[dict]], None] | None
+    config: Config, net: nn.Module, data: Data, name: str, log: Log, watch: Callable[[list[dict]], None] | None
 ) -> dict[str, Any]:
     """Train from the last checkpoint, store the record, remove the checkpoint. The caller holds the run's claim."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     checkpoint = config.folder / name / "checkpoint.pt"
     state = loaded(checkpoint, data.train_images.device, log)
-    size = sizes(config, network)
+    size = sizes(config, net)
     log(
         f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
         f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, {config.precision}, {device_name()}"
@@ -102,7 +105,7 @@ def trained(
             watch(state.history)
 
     with closing(progress):
-        state = train(config, network, data, state, progress.step, keep)
+        state = train(config, net, data, state, progress.step, keep)
     record = {"run": name, "status": "diverged" if state.diverged else "done", **described(config), **size}
     record |= measured(config, data, state) | {"revision": revision(), "started": started}
     store(config.folder, record, state.history)
@@ -136,14 +139,14 @@ def described(config: Config) -> dict[str, Any]:
     return asdict(config) | {"dataset": dataset_name(config.dataset), "runs": Path(config.runs).name}
 
 
-def sizes(config: Config, network: nn.Module) -> dict[str, Any]:
+def sizes(config: Config, net: nn.Module) -> dict[str, Any]:
     """Parameters and multiply-adds; `compression` is relative to the separable network's pointwise weights."""
-    table = summary(network, IMAGE)
+    table = summary(net, IMAGE)
     decomposable = table.index.str.startswith(BLOCKS) & ~table.index.str.endswith("depthwise")
     pointwise = int(table.parameters[decomposable].sum())
     weights = sum(outputs * inputs for outputs, inputs, _ in formats.pointwise(config.width))
     return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "pointwise_parameters": pointwise,
         "compression": pointwise / weights,
         "multiply_adds": int(table.multiply_adds.sum()),

@@ -1,0 +1,16 @@
+"""What several test files need."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cifar10_jpeg() -> Path:
+    """The archive of CIFAR-10 as 60,000 JPEG files."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+    archive = Path(os.environ.get("LOWRANK_CIFAR10_JPEG", beside))
+    if not archive.is_file():
+        pytest.skip(f"{archive} is missing; LOWRANK_CIFAR10_JPEG names another place")
+    return archive
