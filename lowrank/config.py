@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import html
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def choice(default: str, doc: str, options: list[str]) -> Any:
     return field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Config:
     """What decides a run.
 
@@ -126,6 +127,9 @@ class Config:
     seed: int = parameter(
         0, "of the initial weights, the order of the images and their augmentation", ">= 0", lambda v: v >= 0
     )
+    save_weights: bool = parameter(
+        False, "keep the trained weights beside the record, for lowrank.load", "True or False", lambda v: True
+    )
     runs: str = parameter("runs", "folder of the records; a relative path starts at the repository", "a path", bool)
 
     def __post_init__(self) -> None:
@@ -139,6 +143,13 @@ class Config:
                     raise InputError(f"{name}={value}: decomp={self.decomp!r} has no ranks, only 0 is allowed")
         elif not self.budget and not self.rank_scale:
             object.__setattr__(self, "rank_scale", 0.5)
+
+    def __repr__(self) -> str:
+        return f"Config({arguments(asdict(self))})"
+
+    def _repr_html_(self) -> str:
+        values = asdict(self)
+        return html_table({each.name: (values[each.name], each.metadata["doc"]) for each in fields(self)})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Config:
@@ -154,10 +165,10 @@ class Config:
     def run(self, data: str) -> str:
         """The id of a run: a hash of what decides its result, the data by the fingerprint `data`.
 
-        Left out are `runs` and what a form does not use: `dense` and `separable` have no modes
+        Left out are `runs`, `save_weights` and what a form does not use: `dense` and `separable` have no modes
         and no ranks, a `bottleneck` is never folded.
         """
-        unused = {"runs"}
+        unused = {"runs", "save_weights"}
         if self.decomp in PLAIN:
             unused |= {"dims", "rank_scale", "budget", "rank_rule", "init"}
         if self.decomp == "bottleneck":
@@ -185,6 +196,21 @@ def parameters_of(namespace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def arguments(values: Mapping[str, Any]) -> str:
+    """The parameters among the values that are not at their default, as a call writes them."""
+    names = [each.name for each in fields(Config) if values.get(each.name, each.default) != each.default]
+    return ", ".join(f"{name}={values[name]!r}" for name in names)
+
+
+def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
+    """A row for each name, with its cells: what a notebook shows of an object."""
+    lines = []
+    for name, cells in rows.items():
+        texts = "".join(f"<td style='text-align: left'>{html.escape(str(cell))}</td>" for cell in cells)
+        lines.append(f"<tr><th style='text-align: left'>{html.escape(name)}</th>{texts}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
 def checked(parameter: Any, value: Any) -> Any:
     """The value of one Config field, an int made a float where that is meant; raises InputError."""
     kind = type(parameter.default)
@@ -192,10 +218,10 @@ def checked(parameter: Any, value: Any) -> Any:
         value = float(value)
     allowed = parameter.metadata["allowed"]()
     if type(value) is not kind:
-        hint = ", written 0.0005 or 5.0e-4" if value and kind is float and type(value) is str else ""
+        hint = " (written 0.0005 or 5.0e-4)" if kind is float and type(value) is str else ""
         raise InputError(
-            f"{parameter.name}={value!r} is a {type(value).__name__}; allowed is a {kind.__name__}{hint}: {allowed}"
+            f"{parameter.name}={value!r} is of type {type(value).__name__}; allowed: {kind.__name__}{hint}, {allowed}"
         )
-    if not (kind is not float or math.isfinite(value)) or not parameter.metadata["test"](value):
+    if (kind is float and not math.isfinite(value)) or not parameter.metadata["test"](value):
         raise InputError(f"{parameter.name}={value!r}; allowed: {allowed}")
     return value

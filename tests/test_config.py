@@ -1,0 +1,77 @@
+"""What a user may ask for, and the one line that says what else is allowed."""
+
+import pytest
+
+from lowrank.config import Config, InputError, dataset_name, parameters_of
+
+REFUSED = [
+    ({"dimz": 3}, "dimz=3: there is no such parameter; did you mean dims?"),
+    ({"dims": 3.5}, "dims=3.5 is of type float; allowed: int, >= 2"),
+    ({"dims": 3.0}, "dims=3.0 is of type float"),
+    ({"dims": True}, "dims=True is of type bool"),
+    ({"dims": 1}, "dims=1; allowed: >= 2"),
+    ({"augment": "false"}, "augment='false' is of type str; allowed: bool, True or False"),
+    ({"weight_decay": "5e-4"}, "written 0.0005 or 5.0e-4"),
+    ({"learning_rate": float("nan")}, "learning_rate=nan; allowed: > 0"),
+    ({"budget": 0.1, "rank_scale": 0.1}, "budget=0.1 and rank_scale=0.1: only one"),
+    ({"budget": 1.5}, "budget=1.5; allowed: 0 to 1"),
+    ({"decomp": "tucke"}, "decomp='tucke'; allowed: dense, separable, bottleneck, tt, tucker, tucker_tt, cp, ring"),
+    ({"decomp": "dense", "budget": 0.1}, "decomp='dense' has no ranks"),
+    ({"schedule": "step"}, "schedule='step'; allowed: triangle, cosine"),
+    ({"dataset": "nowhere.tar"}, "dataset='nowhere.tar'; allowed: cifar10, cifar100, digits"),
+    ({"runs": ""}, "runs=''"),
+    ({"seed": None}, "seed=None is of type NoneType; allowed: int, >= 0"),
+]
+
+
+@pytest.mark.parametrize(("asked", "line"), REFUSED, ids=[str(asked) for asked, _ in REFUSED])
+def test_refusals_are_one_line_with_parameter_value_and_what_is_allowed(asked, line):
+    with pytest.raises(InputError) as refusal:
+        Config.of(asked)
+    assert line in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_notebook_shows_the_line_instead_of_a_traceback():
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    with capture_output() as shown:
+        InteractiveShell.instance().run_cell("from lowrank.config import Config; Config(dims=1)")
+    assert shown.stdout.strip() == "InputError: dims=1; allowed: >= 2"
+
+
+def test_neither_budget_nor_rank_scale_means_rank_scale_one_half():
+    assert Config().rank_scale == 0.5
+    assert Config(budget=0.1).rank_scale == 0
+    assert Config(decomp="dense").rank_scale == 0
+
+
+def test_whole_numbers_are_fine_where_a_float_is_meant():
+    assert Config(budget=1).budget == 1.0
+    assert Config(weight_decay=0) == Config(weight_decay=0.0)
+
+
+def test_the_run_is_named_by_what_decides_its_result():
+    name = Config(seed=1).run("pixels")
+    assert name == Config(seed=1, runs="elsewhere").run("pixels")
+    assert name == Config(seed=1, rank_scale=0.5).run("pixels")
+    assert name != Config(seed=2).run("pixels")
+    assert name != Config(seed=1).run("other pixels")
+    assert name != Config(seed=1, dims=4).run("pixels")
+
+
+@pytest.mark.parametrize("decomp", ["dense", "separable", "bottleneck"])
+def test_modes_do_not_decide_the_result_of_forms_that_are_never_folded(decomp):
+    assert Config(decomp=decomp, dims=3).run("pixels") == Config(decomp=decomp, dims=4).run("pixels")
+
+
+def test_a_path_is_recorded_by_its_last_part():
+    assert dataset_name("some/where/cifar10-jpeg.tar.xz") == "cifar10-jpeg"
+    assert dataset_name("some/where/my.images") == "my.images"
+    assert dataset_name("cifar100") == "cifar100"
+
+
+def test_parameters_of_a_notebook_are_its_plain_values():
+    namespace = {"decomp": "tt", "dimz": 3, "_private": 1, "In": ["code"], "Out": {}, "dims": [3], "print": print}
+    assert parameters_of(namespace) == {"decomp": "tt", "dimz": 3, "dims": [3]}
