@@ -1,0 +1,84 @@
+"""The notebooks as people run them: through papermill, with good and bad parameters."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lowrank.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["-p", "dataset", "digits", "-p", "width", "4", "-p", "epochs", "2", "-p", "batch_size", "256"]
+
+
+def papermill(notebook, output, *parameters, folder=ROOT):
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / notebook), str(output), *parameters]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def outputs(notebook: Path) -> list[dict]:
+    return [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
+
+
+def test_the_parameters_cell_is_config_word_for_word():
+    cells = json.loads((ROOT / "notebooks" / "train.ipynb").read_text())["cells"]
+    (cell,) = (cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    stated = [line.split("  # ") for line in "".join(cell["source"]).splitlines()]
+    assert [doc for _, doc in stated] == [each.metadata["doc"] for each in fields(Config)]
+    assert not any("=" in doc for _, doc in stated), "papermill --help-notebook drops comments with ="
+    namespace = {}
+    exec("\n".join(line for line, _ in stated), namespace)
+    assert {name: namespace[name] for name in namespace["__annotations__"]} == {
+        each.name: each.default for each in fields(Config)
+    }
+    assert {name: kind.__name__ for name, kind in namespace["__annotations__"].items()} == {
+        each.name: each.type for each in fields(Config)
+    }
+
+
+def test_train_leaves_a_row_a_picture_and_a_quiet_notebook(tmp_path):
+    runs, output = tmp_path / "runs", tmp_path / "out.ipynb"
+    parameters = [*SMALL, "-p", "decomp", "tucker", "-p", "budget", "0.3", "-p", "runs", str(runs)]
+    done = papermill("train.ipynb", output, *parameters, folder=ROOT / "notebooks")
+    assert done.returncode == 0, done.stderr
+    (row,) = pd.read_csv(runs / "results.csv").to_dict("records")
+    assert (row["decomp"], row["dims"], row["epochs"], row["status"]) == ("tucker", 3, 2, "done")
+    assert 0.25 < row["compression"] <= 0.3
+    assert (runs / row["run"] / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(pd.read_csv(runs / row["run"] / "history.csv")) == 2
+    shown = outputs(output)
+    assert sum("image/png" in each.get("data", {}) for each in shown) == 1
+    assert not [each for each in shown if each.get("name") == "stderr"]
+    text = "".join("".join(each.get("text", "")) for each in shown)
+    assert text.count("\nepoch ") == 2 and "%|" not in text
+    assert str(ROOT) not in json.dumps(shown) and str(Path.home()) not in json.dumps(shown)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        (["-p", "dimz", "3"], "InputError: dimz=3: there is no such parameter; did you mean dims?"),
+        (["-p", "augment", "false"], "InputError: augment='false' is of type str; allowed: bool, True or False"),
+        (["-y", "{weight_decay: 5e-4}"], "InputError: weight_decay='5e-4' is of type str; allowed: float"),
+        (["-p", "budget", "0.001"], "InputError: budget=0.001: the smallest tt"),
+    ],
+)
+def test_a_refusal_is_one_line_exit_1_and_nothing_but_the_failed_notebook(tmp_path, parameters, line):
+    output = tmp_path / "out.ipynb"
+    done = papermill("train.ipynb", output, *SMALL, "-p", "runs", str(tmp_path / "runs"), *parameters)
+    assert done.returncode == 1
+    assert line in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
+    (error,) = (each for each in outputs(output) if each["output_type"] == "error")
+    assert len(error["traceback"]) == 1 and line in error["traceback"][0]
+
+
+@pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
+def test_notebooks_are_committed_without_outputs_and_name_the_kernel(notebook):
+    content = json.loads((ROOT / "notebooks" / notebook).read_text())
+    assert content["metadata"]["kernelspec"]["name"] == "python3"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in content["cells"])
