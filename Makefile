@@ -8,7 +8,7 @@ READY = .venv/ready
 export JUPYTER_PREFER_ENV_PATH = 1
 unexport JUPYTER_PATH PYTHONPATH
 
-.PHONY: help run test lint lab lock clean
+.PHONY: help run test lint lab bench lock clean
 
 help:
 	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -24,8 +24,12 @@ test: lint ## set up, check the style and run all tests
 lint: $(READY) ## set up, and check the style alone
 	$(BIN)/ruff check
 
-lab: $(READY) ## set up, and open JupyterLab here
-	$(BIN)/jupyter-lab $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: $(READY) ## set up, and open JupyterLab at notebooks/0-start-here.ipynb
+	$(BIN)/jupyter-lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--LabApp.default_url=/lab/tree/notebooks/0-start-here.ipynb
+
+bench: $(READY) ## set up, and time the layers beside those of others: minutes, on 2 cores with nothing else to do
+	$(BIN)/python benchmarks/layers.py
 
 lock: $(READY) ## fit requirements.lock to pyproject.toml; versions that still fit stay
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --generate-hashes \
