@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt, prod
 
-# Two thin products through m channels pay off up to this share of the full product's multiply-adds:
-# measured on 2 CPU cores (`make bench`), where m = 0.35 C breaks even, not the 0.5 that counting says.
-THIN = 0.7
+# What else costs time, in multiply-adds: measured on 2 CPU cores (`make bench`), where two thin products break even
+# at m = 0.33, 0.40 and 0.51 C for C = 128, 256 and 512, not at the 0.5 that counting the products alone says.
+MOVED = 60  # a number that is written or read between the two thin products
+POSITIONS = 2048  # positions of a batch that share what is built once a step
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,11 @@ class Tucker(Format):
     def original(self, folding):
         return folding.modes
 
+    def pace(self, folding):
+        """The products of both sides keep pace: a rank above the product of all others is of no use."""
+        left, right = folding.rows, len(folding.modes) - folding.rows
+        return (*[1 / left] * left, *[1 / right] * right)
+
     def shapes(self, folding, ranks):
         return [tuple(ranks), *zip(folding.modes, ranks, strict=True)]
 
@@ -225,7 +231,7 @@ class Tucker(Format):
         outer = zip(folding.modes[thin], ranks[thin], strict=True)
         kronecker = running([mode * rank for mode, rank in outer])
         modes, ranks = folding.modes[wide], ranks[wide]
-        return kronecker + sum(inner * prod(ranks[: k + 1]) * prod(modes[k:]) for k in range(len(modes)))
+        return kronecker + sum(inner * prod(modes[: k + 1]) * prod(ranks[k:]) for k in range(len(modes)))
 
 
 def running(sizes: Sequence[int]) -> int:
@@ -313,7 +319,12 @@ class Layout:
         """The cheaper way through the layer: "factors" (two thin products) or "weight" (one with W built once)."""
         if self.inner is None:
             return "weight"
-        return "factors" if self.multiply_adds("factors") <= THIN * self.multiply_adds("weight") else "weight"
+        moved = 2 * MOVED * self.inner
+        return "factors" if self.cost("factors") + moved <= self.cost("weight") else "weight"
+
+    def cost(self, contraction: str) -> float:
+        """Multiply-adds of one position, its share of what is built once a step included."""
+        return self.multiply_adds(contraction) + self.build_multiply_adds(contraction) / POSITIONS
 
     def multiply_adds(self, contraction: str = "") -> int:
         """Of one position (a pixel, a token) once the weight or its factors are built; the cheaper way by default."""
@@ -356,11 +367,14 @@ def raise_rank(decomp: str, folding: Folding, ranks: list[int], k: int) -> int:
 def path(decomp: str, foldings: tuple[Folding, ...], rank_rule: str = "useful") -> Path:
     """The one strictly increasing path that both `budget` and `rank_scale` walk, over all layers."""
     form = FORMATS[decomp]
-    limits = [form.original(f) if rank_rule == "original" else form.largest(f) for f in foldings]
+    if rank_rule == "original":
+        limits = [[(limit, 1.0) for limit in form.original(f)] for f in foldings]
+    else:
+        limits = [list(zip(form.largest(f), form.pace(f), strict=True)) for f in foldings]
     steps = sorted(
         ((rank / limit) ** (1 / pace), limit, layer, k)
         for layer, layer_limits in enumerate(limits)
-        for k, (limit, pace) in enumerate(zip(layer_limits, form.pace(foldings[layer]), strict=True))
+        for k, (limit, pace) in enumerate(layer_limits)
         for rank in range(1, limit)
     )
     ranks = smallest(decomp, foldings)

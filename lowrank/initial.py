@@ -13,17 +13,11 @@ import torch
 from torch import Tensor
 
 from .formats import Layout
-from .layers import FACTORS, Decomposed
+from .layers import Decomposed, matrix
 
 FLAT_STEPS = 10  # of L-BFGS: brings the largest singular value of every format to 0.5 to 1.3 of a random matrix's
 ALS_STEPS = 10  # of CP: what is left to gain by more is below a percent of the error
 NOISE = 0.05  # relative; keeps a layer of full rank from starting as an exact isometry
-
-
-def matrix(cores: Sequence[Tensor], layout: Layout) -> Tensor:
-    """The weight that the cores make, [O, I]."""
-    left, right = FACTORS[layout.decomp](cores, layout.folding)  # [O, m], [m, I]
-    return (left @ right).reshape(layout.folding.outputs, -1)  # [O, I]
 
 
 @torch.no_grad()
@@ -68,6 +62,13 @@ def draw(layer: Decomposed, std: float) -> None:
     descend(cores, lambda: spread(matrix(cores, layer.layout)), FLAT_STEPS)
     noisy = [core + NOISE * core.square().mean().sqrt() * torch.randn_like(core) for core in cores]
     put(layer, noisy, std)
+
+
+@torch.no_grad()
+def silence(layer: Decomposed) -> None:
+    """Cores that make a weight of zeros: random ones, but for the last, which gradients reach through the others."""
+    draw(layer, layer.layout.folding.inputs**-0.5)
+    layer.cores[-1].zero_()
 
 
 def spread(weight: Tensor) -> Tensor:
@@ -148,7 +149,12 @@ def fit_tucker_tt(weight: Tensor, layer: Decomposed) -> list[Tensor]:
 def fit_cp(weight: Tensor, layer: Decomposed) -> list[Tensor]:
     tensor = weight.reshape(layer.layout.folding.modes)
     tensor = tntorch.Tensor(tensor, ranks_cp=layer.layout.ranks[0], max_iter=ALS_STEPS)
-    return [core.contiguous() for core in tensor.cores]
+    cores = [core.contiguous() for core in tensor.cores]
+    unused = torch.stack([core.norm(dim=0) for core in cores]).amin(0) == 0  # columns that the weight does not need
+    for core in cores[:-1]:  # as in `padded`: noise, which the zeros of the last core meet
+        core[:, unused] = core.square().mean().sqrt() * torch.randn(core.shape)[:, unused]
+    cores[-1][:, unused] = 0
+    return cores
 
 
 def padded(cores: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -8,17 +8,19 @@ n modes, r TT-ranks, t Tucker ranks, R the CP rank. Formats cite their papers in
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from math import prod
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import InputError
 from .formats import Folding, Layout
 
 Factors = tuple[Tensor, Tensor]  # L [O, m] and R [m, I] with W = L @ R
+Contract = Callable[[Sequence[Tensor], Folding], Factors | Tensor]  # W itself where the format has no inner width
 
 
 def separable(inputs: int, outputs: int) -> nn.Sequential:
@@ -91,12 +93,11 @@ def kronecker(factors: Sequence[Tensor]) -> Tensor:
 
 def expand(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """Mode products of a core [m, t1 ... t[k]] with [n[k], t[k]] over all but its first mode: [m, n1 ... n[k]]."""
-    before = core.shape[0]
-    for factor in factors:
-        core = core.reshape(before, factor.shape[1], -1)  # [m * n1 ... n[k-1], t[k], t[k+1] ...]
-        core = factor @ core  # [m * n1 ... n[k-1], n[k], t[k+1] ...]
-        before *= factor.shape[0]
-    return core.reshape(core.shape[0] * core.shape[1] // prod(f.shape[0] for f in factors), -1)  # [m, n1 ... n[k]]
+    width = core.shape[0]
+    for factor in factors:  # takes the first of the other modes and puts its product last
+        core = core.reshape(width, factor.shape[1], -1).transpose(1, 2)  # [m, t[k+1] ... n[k-1], t[k]]
+        core = core @ factor.T  # [m, t[k+1] ... n[k-1], n[k]]
+    return core.reshape(width, -1)  # [m, n1 ... n[k]]
 
 
 def tucker(cores: Sequence[Tensor], folding: Folding) -> Factors:
@@ -113,7 +114,7 @@ def tucker_tt(cores: Sequence[Tensor], folding: Folding) -> Factors:
     return chain(train, folding.rows)  # [O, r[cut]], [r[cut], I]
 
 
-FACTORS: dict[str, Callable[[Sequence[Tensor], Folding], Factors]] = {
+FACTORS: dict[str, Contract] = {
     "bottleneck": bottleneck,
     "tt": tensor_train,
     "tucker": tucker,
@@ -121,6 +122,13 @@ FACTORS: dict[str, Callable[[Sequence[Tensor], Folding], Factors]] = {
     "cp": cp,
     "ring": ring,
 }
+
+
+def matrix(cores: Sequence[Tensor], layout: Layout) -> Tensor:
+    """The weight that the cores make, [O, I]."""
+    made = FACTORS[layout.decomp](cores, layout.folding)
+    weight = made if isinstance(made, Tensor) else made[0] @ made[1]
+    return weight.reshape(layout.folding.outputs, -1)  # [O, I]
 
 
 # --- the layers
@@ -138,16 +146,25 @@ class Decomposed(nn.Module):
     contraction: str
     error: float = 0.0  # relative, of the approximation that the cores started as
 
-    def _hold(self, layout: Layout, contraction: str, like: Tensor) -> None:
-        """Make uninitialised cores on the device and in the precision of the dense weight `like`."""
+    def _hold(self, layer: nn.Conv2d | nn.Linear, layout: Layout, contraction: str) -> None:
+        """Take over the bias of a dense layer, and make uninitialised cores where and as its weight is."""
         if contraction not in ("auto", "factors", "weight"):
-            raise ValueError(f"contraction={contraction!r}; allowed: auto, factors, weight")
+            raise InputError(f"contraction={contraction!r}; allowed: auto, factors, weight")
         if contraction == "factors" and layout.inner is None:
-            raise ValueError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
+            raise InputError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
         self.layout = layout
         self.contraction = layout.contraction if contraction == "auto" else contraction
         for k, shape in enumerate(layout.shapes):
-            self.register_parameter(f"core_{k}", nn.Parameter(like.new_empty(shape)))
+            core = nn.Parameter(layer.weight.new_empty(shape), requires_grad=layer.weight.requires_grad)
+            self.register_parameter(f"core_{k}", core)
+        self.bias = layer.bias
+        self.train(layer.training)
+
+    def _released(self, layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+        """Give a dense layer the weight that the cores make, in their precision, and the bias."""
+        layer.weight = nn.Parameter(self.weight.detach(), requires_grad=self.core_0.requires_grad)
+        layer.bias = self.bias
+        return layer.train(self.training)
 
     @property
     def cores(self) -> list[nn.Parameter]:
@@ -159,15 +176,14 @@ class Decomposed(nn.Module):
         return self.layout.parameters / self.layout.size
 
     def factors(self) -> Factors:
-        """L [O, m] and R [m, I] with W = L @ R, in float32."""
+        """L [O, m] and R [m, I] with W = L @ R, in float32 or wider."""
         with without_autocast(self.core_0):
-            return FACTORS[self.layout.decomp]([core.float() for core in self.cores], self.layout.folding)
+            return FACTORS[self.layout.decomp](widened(self.cores), self.layout.folding)
 
     def matrix(self) -> Tensor:
-        """The weight that the cores make, [O, I] in float32."""
-        left, right = self.factors()  # [O, m], [m, I]
-        with without_autocast(left):
-            return (left @ right).reshape(self.layout.folding.outputs, -1)  # [O, I]
+        """The weight that the cores make, [O, I] in float32 or wider."""
+        with without_autocast(self.core_0):
+            return matrix(widened(self.cores), self.layout)  # [O, I]
 
     def extra_repr(self) -> str:
         layout = self.layout
@@ -175,6 +191,9 @@ class Decomposed(nn.Module):
         folded = f"modes={'x'.join(map(str, modes[:rows]))}|{'x'.join(map(str, modes[rows:]))}"
         ranks = f"ranks={','.join(map(str, layout.ranks))}"
         return f"{super().extra_repr()}, {layout.decomp}, {folded}, {ranks}, contraction={self.contraction}"
+
+    def _repr_html_(self) -> str:
+        return pd.Series(described(self)).to_frame().to_html(header=False)
 
 
 class DecomposedConv2d(Decomposed, nn.Conv2d):
@@ -184,28 +203,24 @@ class DecomposedConv2d(Decomposed, nn.Conv2d):
         nn.Module.__init__(self)
         for name in (*nn.Conv2d.__constants__, "transposed", "_reversed_padding_repeated_twice"):
             setattr(self, name, getattr(conv, name))
-        self._hold(layout, contraction, conv.weight)
-        self.bias = conv.bias
+        self._hold(conv, layout, contraction)
 
     @property
     def weight(self) -> Tensor:
-        """[O, C, height, width] in float32."""
-        return self.matrix().reshape(self.out_channels, self.in_channels, *self.kernel_size)  # [O, C, h, w]
+        """[O, C, height, width] in the cores' precision."""
+        weight = self.matrix().to(self.core_0.dtype)  # [O, I]
+        return weight.reshape(self.out_channels, self.in_channels, *self.kernel_size)  # [O, C, h, w]
 
     def dense(self) -> nn.Conv2d:
-        """A plain convolution with the weight that the cores make, in the cores' precision."""
+        """A plain convolution with the weight that the cores make."""
         names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")
         geometry = {name: getattr(self, name) for name in names}
-        conv = nn.Conv2d(**geometry, bias=False, device="meta")
-        conv.weight = nn.Parameter(self.weight.detach().to(self.core_0.dtype))  # [O, C, h, w]
-        conv.bias = self.bias
-        return conv
+        return self._released(nn.Conv2d(**geometry, bias=False, device="meta"))
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = product_dtype(x)
         if self.contraction == "weight":
-            return self._conv_forward(x, self.weight.to(dtype), self.bias)  # [B, O, H', W']
-        left, right = (factor.to(dtype) for factor in self.factors())  # [O, m], [m, I]
+            return self._conv_forward(x, self.weight.to(x.dtype), self.bias)  # [B, O, H', W']
+        left, right = (factor.to(x.dtype) for factor in self.factors())  # [O, m], [m, I]
         x = self._conv_forward(x, right.reshape(-1, self.in_channels, *self.kernel_size), None)  # [B, m, H', W']
         return F.conv2d(x, left[:, :, None, None], self.bias)  # [B, O, H', W']
 
@@ -216,27 +231,74 @@ class DecomposedLinear(Decomposed, nn.Linear):
     def __init__(self, linear: nn.Linear, layout: Layout, contraction: str = "auto") -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._hold(layout, contraction, linear.weight)
-        self.bias = linear.bias
+        self._hold(linear, layout, contraction)
 
     @property
     def weight(self) -> Tensor:
-        """[O, I] in float32."""
-        return self.matrix()  # [O, I]
+        """[O, I] in the cores' precision."""
+        return self.matrix().to(self.core_0.dtype)  # [O, I]
 
     def dense(self) -> nn.Linear:
-        """A plain linear layer with the weight that the cores make, in the cores' precision."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        linear.weight = nn.Parameter(self.weight.detach().to(self.core_0.dtype))  # [O, I]
-        linear.bias = self.bias
-        return linear
+        """A plain linear layer with the weight that the cores make."""
+        return self._released(nn.Linear(self.in_features, self.out_features, bias=False, device="meta"))
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = product_dtype(x)
         if self.contraction == "weight":
-            return F.linear(x, self.weight.to(dtype), self.bias)  # [..., O]
-        left, right = (factor.to(dtype) for factor in self.factors())  # [O, m], [m, I]
+            return F.linear(x, self.weight.to(x.dtype), self.bias)  # [..., O]
+        left, right = (factor.to(x.dtype) for factor in self.factors())  # [O, m], [m, I]
         return F.linear(F.linear(x, right), left, self.bias)  # [..., O]
+
+
+# --- what a layer is
+
+
+def named_layers(module: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
+    """Every Conv2d and Linear, decomposed ones included, under its first name or under each of its names."""
+    for name, layer in module.named_modules(remove_duplicate=remove_duplicate):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            yield name, layer
+
+
+def is_grouped(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1
+
+
+def matrix_shape(layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
+    """Outputs and inputs, the kernel left out."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels, layer.in_channels // layer.groups
+    return layer.out_features, layer.in_features
+
+
+def kernel_size(layer: nn.Conv2d | nn.Linear) -> int:
+    return layer.kernel_size[0] * layer.kernel_size[1] if isinstance(layer, nn.Conv2d) else 1
+
+
+def described(layer: nn.Module) -> dict[str, object]:
+    """Format, shape, modes, ranks and counts of one layer, the multiply-adds of one position."""
+    outputs, inputs = matrix_shape(layer)
+    kernel = kernel_size(layer)
+    shape = f"{outputs} x {inputs}" + (f" x {'x'.join(map(str, layer.kernel_size))}" if kernel > 1 else "")
+    size = outputs * inputs * kernel
+    row = {"shape": shape, "weights": size, "parameters": size, "share": 1.0, "multiply_adds": size}
+    if not isinstance(layer, Decomposed):
+        return {**row, "decomp": "grouped" if is_grouped(layer) else "dense"}
+    layout = layer.layout
+    modes, rows = layout.folding.modes, layout.folding.rows
+    return {
+        **row,
+        "decomp": layout.decomp,
+        "modes": " x ".join(map(str, modes[:rows])) + " | " + " x ".join(map(str, modes[rows:])),
+        "ranks": ", ".join(map(str, layout.ranks)),
+        "parameters": layout.parameters,
+        "share": layer.compression,
+        "multiply_adds": layout.multiply_adds(layer.contraction),
+        "contraction": layer.contraction,
+        "error": layer.error,
+    }
+
+
+# --- precision
 
 
 def autocasts(x: Tensor) -> bool:
@@ -244,9 +306,9 @@ def autocasts(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """What the product with x is computed in: autocast's precision, or x's own."""
-    return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype
+def widened(cores: Sequence[Tensor]) -> list[Tensor]:
+    """Cores in the precision that they are contracted in: float32, or float64 where they have it."""
+    return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from .config import InputError
 from .formats import FORMATS, Layout, fold, solve
-from .initial import approximate, draw
-from .layers import Decomposed, DecomposedConv2d, DecomposedLinear
+from .initial import approximate, draw, silence
+from .layers import Decomposed, DecomposedConv2d, DecomposedLinear, is_grouped, kernel_size, matrix_shape, named_layers
+from .summary import summary
 
+IMAGE = (3, 32, 32)
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
 INITS = ("weights", "random", "decompose", "decompose_rescaled")
 
@@ -59,7 +63,18 @@ class Head(nn.Module):
         return LOGIT_SCALE * self.linear(x.amax((2, 3)))  # [B, classes]
 
 
-def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn.Module]) -> nn.Sequential:
+class Network(nn.Sequential):
+    """A Sequential that shows itself in a line and, in a notebook, as the table of its layers."""
+
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return f"{type(self).__name__}({', '.join(self._modules)}; {parameters:,} parameters)"
+
+    def _repr_html_(self) -> str:
+        return summary(self, IMAGE).to_html(formatters={"multiply_adds": "{:,}".format, "parameters": "{:,}".format})
+
+
+def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn.Module]) -> Network:
     """[B, 3, 32, 32] -> [B, classes]; `convolution(inputs, outputs)` makes the seven that may be decomposed."""
 
     def block(inputs: int, outputs: int, pool: bool = False) -> Block:
@@ -67,7 +82,7 @@ def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn
 
     w = width
     first = Block(nn.Conv2d(3, w, 3, padding=1, bias=False), w)
-    return nn.Sequential(
+    return Network(
         OrderedDict(
             first=first,
             layer1=block(w, 2 * w, pool=True),
@@ -83,31 +98,20 @@ def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn
 # --- any network
 
 
-def named_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every Conv2d and Linear, decomposed ones included, under each of its names."""
-    for name, layer in module.named_modules(remove_duplicate=False):
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            yield name, layer
-
-
-def is_grouped(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.groups > 1
-
-
 def matching(names: Sequence[str], skip: Iterable[str]) -> set[str]:
-    """The names that a pattern of `skip` matches; raises ValueError at a pattern that matches none."""
+    """The names that a pattern of `skip` matches; raises InputError at a pattern that matches none."""
     matched = set()
     for pattern in [skip] if isinstance(skip, str) else skip:
         found = {name for name in names if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")}
         if not found:
-            raise ValueError(f"skip={pattern!r} names no layer; there are {', '.join(names)}")
+            raise InputError(f"skip={pattern!r} names no layer; there are {', '.join(names)}")
         matched |= found
     return matched
 
 
 def chosen(module: nn.Module, skip: Iterable[str]) -> dict[nn.Module, list[str]]:
     """The layers to decompose, each with all its names; warns of grouped convolutions that are left."""
-    layers = dict(named_layers(module))
+    layers = dict(named_layers(module, remove_duplicate=False))
     skipped = matching(list(layers), skip)
     kept = {name: layer for name, layer in layers.items() if name not in skipped and not isinstance(layer, Decomposed)}
     grouped = [name for name, layer in kept.items() if is_grouped(layer)]
@@ -118,7 +122,7 @@ def chosen(module: nn.Module, skip: Iterable[str]) -> dict[nn.Module, list[str]]
         if name not in grouped:
             names.setdefault(layer, []).append(name)
     if not names:
-        raise ValueError(f"skip={skip!r} leaves no Conv2d with groups=1 and no Linear to decompose")
+        raise InputError(f"skip={skip!r} leaves no Conv2d with groups=1 and no Linear to decompose")
     return names
 
 
@@ -151,13 +155,16 @@ def decompose(
     "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread restored.
     `skip` names layers to leave, by shell patterns; grouped convolutions are left, with a warning.
 
-    Raises ValueError, naming the argument, where it is out of range or the budget cannot be met.
+    Raises InputError, one line that names the argument, where it is out of range or the budget cannot be met.
     """
     check(decomp, dims, budget, rank_scale, rank_rule, init)
     module = copy.deepcopy(module)
     names = chosen(module, skip)
     foldings = [fold(*matrix_shape(layer), dims, kernel_size(layer), rank_rule) for layer in names]
-    layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
+    try:
+        layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     for (layer, layer_names), layout in zip(names.items(), layouts, strict=True):
         decomposed = held(layer, layout, init, contraction)
         for name in layer_names:
@@ -172,32 +179,27 @@ def check(decomp: str, dims: int, budget: float, rank_scale: float, rank_rule: s
         ("init", init, INITS),
     ):
         if value not in allowed:
-            raise ValueError(f"{name}={value!r}; allowed: {', '.join(allowed)}")
+            raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}")
     if not isinstance(dims, int) or dims < 2:
-        raise ValueError(f"dims={dims!r}; allowed: an integer >= 2")
+        raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
     if not (0 <= budget <= 1 and 0 <= rank_scale <= 1) or bool(budget) == bool(rank_scale):
-        raise ValueError(f"budget={budget!r}, rank_scale={rank_scale!r}; allowed: one of them above 0 and up to 1")
-
-
-def matrix_shape(layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
-    """Outputs and inputs, the kernel left out."""
-    return tuple(layer.weight.shape[:2])
-
-
-def kernel_size(layer: nn.Conv2d | nn.Linear) -> int:
-    return layer.kernel_size[0] * layer.kernel_size[1] if isinstance(layer, nn.Conv2d) else 1
+        raise InputError(f"budget={budget!r}, rank_scale={rank_scale!r}; allowed: one of them above 0 and up to 1")
 
 
 @torch.no_grad()
 def held(layer: nn.Conv2d | nn.Linear, layout: Layout, init: str, contraction: str) -> Decomposed:
     """The layer in this layout, its cores started as `init` says; on the meta device there is nothing to start."""
     kind = DecomposedConv2d if isinstance(layer, nn.Conv2d) else DecomposedLinear
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        contraction = "weight"  # nn.MultiheadAttention takes this layer's weight and never calls it
     decomposed = kind(layer, layout, contraction)
     weight = layer.weight
     if weight.is_meta:
         return decomposed
     std = weight.float().square().mean().sqrt().item()
-    if init == "random":
+    if std == 0:
+        silence(decomposed)
+    elif init == "random":
         draw(decomposed, std)
     elif init == "weights":
         decomposed.error = approximate(decomposed, weight)
@@ -212,7 +214,7 @@ def densify(module: nn.Module) -> nn.Module:
     """A copy of the module with every decomposed layer made a plain Conv2d or Linear with the weight of its cores."""
     module = copy.deepcopy(module)
     layers = {}
-    for name, layer in named_layers(module):
+    for name, layer in named_layers(module, remove_duplicate=False):
         if isinstance(layer, Decomposed):
             if layer not in layers:
                 layers[layer] = layer.dense()

@@ -8,8 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .layers import Decomposed
-from .network import is_grouped, kernel_size, matrix_shape, named_layers
+from .layers import described, named_layers
 
 
 def positions(module: nn.Module, image: tuple[int, ...]) -> dict[str, int]:
@@ -18,41 +17,21 @@ def positions(module: nn.Module, image: tuple[int, ...]) -> dict[str, int]:
     ghost = copy.deepcopy(module).to("meta").eval()
 
     def counter(name: str):
-        def count(layer: nn.Module, _: tuple[Tensor], output: Tensor) -> None:
+        def count(layer: nn.Module, _: tuple[Tensor], output: Tensor | tuple[Tensor]) -> None:
+            output = output[0] if isinstance(output, tuple) else output
             channels = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
             counts[name] = counts.get(name, 0) + output.numel() // channels
 
         return count
 
-    for name, layer in dict(named_layers(ghost)).items():
+    for name, layer in named_layers(ghost):
         layer.register_forward_hook(counter(name))
+    for name, layer in ghost.named_modules():
+        if isinstance(layer, nn.MultiheadAttention):  # it takes the weight of its out_proj and never calls it
+            layer.register_forward_hook(counter(f"{name}.out_proj"))
     with torch.no_grad():
         ghost(torch.empty(1, *image, device="meta"))
     return counts
-
-
-def described(layer: nn.Module) -> dict[str, object]:
-    """One row of the table, for one position."""
-    outputs, inputs = matrix_shape(layer)
-    kernel = kernel_size(layer)
-    shape = f"{outputs} x {inputs}" + (f" x {'x'.join(map(str, layer.kernel_size))}" if kernel > 1 else "")
-    size = outputs * inputs * kernel
-    row = {"shape": shape, "weights": size, "parameters": size, "share": 1.0, "multiply_adds": size}
-    if not isinstance(layer, Decomposed):
-        return {**row, "decomp": "grouped" if is_grouped(layer) else "dense"}
-    layout = layer.layout
-    modes, rows = layout.folding.modes, layout.folding.rows
-    return {
-        **row,
-        "decomp": layout.decomp,
-        "modes": " x ".join(map(str, modes[:rows])) + " | " + " x ".join(map(str, modes[rows:])),
-        "ranks": ", ".join(map(str, layout.ranks)),
-        "parameters": layout.parameters,
-        "share": layer.compression,
-        "multiply_adds": layout.multiply_adds(layer.contraction),
-        "contraction": layer.contraction,
-        "error": layer.error,
-    }
 
 
 COLUMNS = (

@@ -1,0 +1,340 @@
+"""Formats: the arithmetic agrees with what torch counts and opt_einsum costs, and the budget is met."""
+
+import subprocess
+import sys
+from itertools import pairwise, product
+from math import prod
+from string import ascii_lowercase, ascii_uppercase
+
+import opt_einsum
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lowrank import formats
+from lowrank.formats import FORMATS, Layout, fold, path, pointwise, raise_rank, solve
+from lowrank.layers import DecomposedLinear
+
+BUDGETS = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+SCALES = [k / 20 for k in range(1, 21)]
+kinds = pytest.mark.parametrize("decomp", FORMATS)
+every_dims = pytest.mark.parametrize("dims", [2, 3, 4, 6])
+
+sizes = st.integers(1, 90)
+foldings = st.builds(
+    fold,
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.integers(2, 7),
+    st.sampled_from([1, 9, 49]),
+    st.sampled_from(["useful", "original"]),
+)
+
+
+def network(width: int, dims: int, rank_rule: str = "useful"):
+    return tuple(fold(outputs, inputs, dims, 1, rank_rule) for outputs, inputs, _ in pointwise(width))
+
+
+def size(foldings) -> int:
+    return sum(folding.outputs * folding.inputs for folding in foldings)
+
+
+def parameters(layouts: list[Layout]) -> int:
+    return sum(layout.parameters for layout in layouts)
+
+
+def increments(layouts: list[Layout]) -> list[int]:
+    """The parameters that each rank which may still grow would add."""
+    grown = []
+    for layout in layouts:
+        limits = FORMATS[layout.decomp].largest(layout.folding)
+        for k, (rank, limit) in enumerate(zip(layout.ranks, limits, strict=True)):
+            if rank < limit:
+                grown.append(raise_rank(layout.decomp, layout.folding, list(layout.ranks), k))
+    return grown
+
+
+# --- folding
+
+
+@given(foldings)
+def test_the_modes_multiply_up_to_the_weight(folding):
+    assert prod(folding.modes) == folding.outputs * folding.inputs
+    assert 1 <= folding.rows < len(folding.modes)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(2, 7), st.sampled_from([1, 9, 49]))
+def test_rows_and_columns_fold_separately_and_evenly(outputs, inputs, dims, kernel):
+    folding = fold(outputs, inputs, dims, kernel)
+    assert folding.has_cut and len(folding.modes) == dims
+    assert prod(folding.modes[folding.rows :]) == inputs * kernel
+    assert folding.modes[-1] % kernel == 0  # a kernel is never torn apart
+
+
+def test_powers_of_two_fold_into_nearly_equal_modes():
+    assert fold(512, 512, 6).modes == (8, 8, 8, 8, 8, 8)
+    for dims in range(2, 8):
+        modes = fold(512, 256, dims).modes
+        rows = fold(512, 256, dims).rows
+        assert all(max(side) <= 2 * min(side) for side in (modes[:rows], modes[rows:]))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(2, 7))
+def test_the_original_modes_are_the_nearest_divisors_of_what_is_left(outputs, inputs, dims):
+    left = outputs * inputs
+    for mode, parts in zip(fold(outputs, inputs, dims, 1, "original").modes, range(dims, 0, -1), strict=True):
+        divisors = [divisor for divisor in range(1, left + 1) if left % divisor == 0]
+        assert abs(mode - left ** (1 / parts)) == min(abs(divisor - left ** (1 / parts)) for divisor in divisors)
+        left //= mode
+    assert left == 1
+
+
+# --- counts
+
+
+@kinds
+@pytest.mark.parametrize("kernel", [1, 9, 49])
+def test_counts_are_torchs_counts_at_every_size_and_rank(decomp, kernel):
+    sizes = [1, 3, 10, 13, 97, 1000] if kernel == 1 else [1, 3, 10, 13]
+    for outputs, inputs, dims, scale in product(sizes, sizes, range(2, 8), (1e-9, 0.4, 1)):
+        layout = solve(decomp, [fold(outputs, inputs, dims, kernel)], rank_scale=scale)[0]
+        linear = nn.Linear(inputs * kernel, outputs, bias=False, device="meta")
+        counted = sum(core.numel() for core in DecomposedLinear(linear, layout).parameters())
+        assert layout.parameters == counted
+        assert min(layout.ranks) >= 1
+
+
+@kinds
+@given(folding=foldings, data=st.data())
+@settings(deadline=None, max_examples=50)
+def test_every_step_of_the_path_raises_one_rank_and_the_parameters(decomp, folding, data):
+    rank_rule = "useful" if folding.has_cut else "original"
+    way = path(decomp, (folding,), rank_rule)
+    sizes = [way.start, *way.parameters]
+    assert all(before < after for before, after in pairwise(sizes))
+    steps = data.draw(st.integers(0, min(len(way.steps), 2000)))
+    ranks = formats.walked(decomp, [folding], way.steps[:steps])[0]
+    assert Layout(decomp, folding, tuple(ranks)).parameters == sizes[steps]
+
+
+# --- the budget and rank_scale
+
+
+@kinds
+@every_dims
+@pytest.mark.parametrize("width", [16, 64])
+def test_a_budget_is_met_from_below(decomp, dims, width):
+    modes = network(width, dims)
+    smallest = path(decomp, modes).start / size(modes)
+    before = 0
+    for budget in BUDGETS:
+        if budget < smallest:
+            with pytest.raises(ValueError, match=f"budget={budget}: .* allowed is {smallest:.4f} or more"):
+                solve(decomp, modes, budget=budget)
+            continue
+        layouts = solve(decomp, modes, budget=budget)
+        short = budget * size(modes) - parameters(layouts)
+        assert short > -1e-6
+        assert short <= 0.01 * budget * size(modes) or short < min(increments(layouts))
+        assert parameters(layouts) > before
+        before = parameters(layouts)
+
+
+@kinds
+@given(st.integers(2, 6), st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4), st.data())
+@settings(deadline=None, max_examples=50)
+def test_any_networks_size_follows_the_budget_and_never_exceeds_it(decomp, dims, shapes, data):
+    modes = tuple(fold(outputs, inputs, dims) for outputs, inputs in shapes)
+    way = path(decomp, modes)
+    low, high = way.start, min(size(modes), max(way.start, *way.parameters, 0))
+    limits = sorted(data.draw(st.lists(st.integers(min(low, high), high), min_size=2, max_size=4)))
+    if low <= high:
+        counts = [parameters(solve(decomp, modes, budget=limit / size(modes))) for limit in limits]
+        assert all(count <= limit for count, limit in zip(counts, limits, strict=True))
+        assert counts == sorted(counts)
+
+
+@kinds
+@every_dims
+@pytest.mark.parametrize("width", [16, 64])
+def test_the_size_grows_strictly_with_rank_scale(decomp, dims, width):
+    sizes = [parameters(solve(decomp, network(width, dims), rank_scale=scale)) for scale in SCALES]
+    assert all(before < after for before, after in pairwise(sizes))
+
+
+@kinds
+@pytest.mark.parametrize("dims", range(2, 8))
+def test_the_largest_rank_scale_reaches_the_largest_useful_ranks(decomp, dims):
+    modes = network(16, dims)
+    layouts = solve(decomp, modes, rank_scale=1)
+    assert [layout.ranks for layout in layouts] == [FORMATS[decomp].largest(folding) for folding in modes]
+    for layout in layouts:
+        if decomp in ("bottleneck", "cp"):  # one rank: the next one would make it larger than the weight
+            step = raise_rank(decomp, layout.folding, list(layout.ranks), 0)
+            assert layout.size - step < layout.parameters <= layout.size
+        elif decomp != "ring":  # these hold any weight exactly
+            assert layout.parameters >= layout.size
+
+
+@every_dims
+@given(outputs=st.integers(1, 200), inputs=st.integers(1, 200))
+def test_a_ring_at_its_largest_is_as_large_as_the_weight_but_for_one_increment(dims, outputs, inputs):
+    layout = solve("ring", [fold(outputs, inputs, dims)], rank_scale=1)[0]
+    if max(layout.ranks) > 1:
+        assert layout.parameters <= layout.size
+    steps = [raise_rank("ring", layout.folding, list(layout.ranks), k) for k in range(dims)]
+    assert layout.parameters + max(steps) * dims > layout.size
+
+
+def trimmed(layout: Layout) -> Layout:
+    """The layout with every rank cut to what the ranks around it can use; it still holds the same weights."""
+    modes, dims, ranks = list(layout.folding.modes), len(layout.folding.modes), list(layout.ranks)
+    for _ in range(2 * dims):
+        if layout.decomp == "tucker":
+            for k in range(dims):
+                ranks[k] = min(ranks[k], prod(ranks) // ranks[k])
+            continue
+        bonds = [1, *ranks[1 - dims :], 1]
+        if layout.decomp == "tucker_tt":
+            modes = [min(modes[k], ranks[k], bonds[k] * bonds[k + 1]) for k in range(dims)]
+        for k in range(1, dims):
+            bonds[k] = min(bonds[k], bonds[k - 1] * modes[k - 1], modes[k] * bonds[k + 1])
+        ranks = (modes if layout.decomp == "tucker_tt" else []) + bonds[1:-1]
+    return Layout(layout.decomp, layout.folding, tuple(ranks))
+
+
+@pytest.mark.parametrize("decomp", ["tt", "tucker", "tucker_tt"])
+@pytest.mark.parametrize("dims", range(2, 7))
+@pytest.mark.parametrize("width", [16, 64])
+def test_no_parameters_go_to_ranks_that_nothing_can_use(decomp, dims, width):
+    for budget in (0.05, 0.1, 0.25, 0.5, 0.9):
+        layouts = solve(decomp, network(width, dims), budget=budget)
+        assert parameters([trimmed(layout) for layout in layouts]) > 0.95 * parameters(layouts)
+
+
+# --- the original rule
+
+
+@pytest.mark.parametrize("dims", range(2, 8))
+@pytest.mark.parametrize("scale", [0.05, 0.5, 1])
+def test_original_ranks_stay_below_the_neighbouring_modes(dims, scale):
+    for decomp in FORMATS:
+        for layout in solve(decomp, network(16, dims, "original"), rank_scale=scale, rank_rule="original"):
+            modes = layout.folding.modes
+            near = [min(pair) for pair in pairwise(modes)]
+            caps = {
+                "tt": near,
+                "tucker": modes,
+                "tucker_tt": [*modes, *near],
+                "cp": [min(modes)],
+                "ring": [min(modes[-1], modes[0]), *near],
+            }
+            limits = caps.get(decomp, layout.ranks)
+            assert all(rank <= limit for rank, limit in zip(layout.ranks, limits, strict=True))
+            if scale == 1:
+                assert layout.ranks == tuple(limits)
+
+
+@pytest.mark.parametrize("decomp", ["tt", "tucker", "tucker_tt"])
+def test_original_ranks_are_in_proportion_to_their_caps(decomp):
+    """As rank = rank_scale * cap was in 2019, to within the rounding of a rank."""
+    full = solve(decomp, network(64, 3, "original"), rank_scale=1, rank_rule="original")
+    half = solve(decomp, network(64, 3, "original"), rank_scale=0.5, rank_rule="original")
+    for most, some in zip(full, half, strict=True):
+        assert some.ranks == pytest.approx([rank / 2 for rank in most.ranks], abs=1)
+
+
+# --- multiply-adds
+
+
+def cost(expression: str, shapes: list[tuple[int, ...]]) -> int:
+    """opt_einsum's, with the operands in turn: 2 for a multiplication with its addition, 1 for one without."""
+    if len(shapes) == 1:
+        return 0
+    in_turn = [(0, 1), *[(0, left) for left in range(len(shapes) - 2, 0, -1)]]  # a result goes to the end
+    return int(opt_einsum.contract_path(expression, *shapes, shapes=True, optimize=in_turn)[1].opt_cost)
+
+
+def chain(count: int, reverse: bool = False) -> str:
+    """The expression of a chain of cores, or the same from its last core to its first."""
+    bonds, modes = ascii_lowercase, ascii_uppercase
+    terms = [bonds[k] + modes[k] + bonds[k + 1] for k in range(count)]
+    return f"{','.join(terms[::-1] if reverse else terms)}->{bonds[0]}{modes[:count]}{bonds[count]}"
+
+
+def chain_cost(cores: list[tuple[int, ...]], rows: int) -> int:
+    left, right = cores[:rows], cores[rows:]
+    return cost(chain(len(left)), left) // 2 + cost(chain(len(right), reverse=True), right[::-1]) // 2
+
+
+def cp_cost(factors: list[tuple[int, ...]]) -> int:
+    modes = ascii_uppercase[: len(factors)]
+    return cost(f"{','.join(mode + 'z' for mode in modes)}->{modes}z", factors)
+
+
+def tucker_cost(layout: Layout) -> int:
+    rows, (core, *factors) = layout.folding.rows, layout.shapes
+    sides = sorted([(core[:rows], factors[:rows]), (core[rows:], factors[rows:])], key=lambda side: prod(side[0]))
+    (thin, outer), (wide, inner) = sides
+    ranks, modes = ascii_lowercase[: len(core)], ascii_uppercase[: len(core)]
+    pairs = [mode + rank for mode, rank in zip(modes, ranks, strict=True)]
+    outer_product = f"{','.join(pairs[: len(thin)])}->{modes[: len(thin)]}{ranks[: len(thin)]}"
+    expansion = f"z{ranks[: len(wide)]},{','.join(pairs[: len(wide)])}->z{modes[: len(wide)]}"
+    return cost(outer_product, outer) + cost(expansion, [(prod(thin), *wide), *inner]) // 2
+
+
+def build_cost(layout: Layout) -> int:
+    """Multiply-adds that make the two thin factors, by opt_einsum."""
+    rows, dims, shapes = layout.folding.rows, len(layout.folding.modes), layout.shapes
+    if layout.decomp in ("tt", "ring"):
+        return chain_cost(shapes, rows)
+    if layout.decomp == "tucker_tt":
+        train = [(core[0], factor[0], core[2]) for factor, core in zip(shapes[:dims], shapes[dims:], strict=True)]
+        factors = sum(cost("Az,azb->aAb", pair) for pair in zip(shapes[:dims], shapes[dims:], strict=True)) // 2
+        return factors + chain_cost(train, rows)
+    if layout.decomp == "cp":
+        return cp_cost(shapes[:rows]) + cp_cost(shapes[rows:])
+    return tucker_cost(layout) if layout.decomp == "tucker" else 0
+
+
+layouts = st.builds(
+    lambda decomp, outputs, inputs, dims, scale: solve(decomp, [fold(outputs, inputs, dims)], rank_scale=scale)[0],
+    st.sampled_from(sorted(FORMATS)),
+    st.integers(1, 128),
+    st.integers(1, 128),
+    st.integers(2, 6),
+    st.floats(0.01, 1),
+)
+
+
+@given(layouts)
+@settings(deadline=None)
+def test_multiply_adds_of_building_are_opt_einsums(layout):
+    assert layout.build_multiply_adds("factors") == build_cost(layout)
+    assert layout.build_multiply_adds("weight") == build_cost(layout) + layout.inner * layout.size
+
+
+@pytest.mark.parametrize("channels", [128, 256, 512])
+def test_the_contraction_is_the_one_with_less_work(channels):
+    folding = fold(channels, channels, 2)
+    for rank, contraction in ((channels // 4, "factors"), (channels * 6 // 10, "weight")):
+        layout = Layout("bottleneck", folding, (rank,))
+        thin, full = layout.multiply_adds("factors"), layout.multiply_adds("weight")
+        assert thin == rank * 2 * channels and full == channels**2
+        assert layout.contraction == contraction and layout.multiply_adds() == min(thin, full)
+
+
+# --- on its own
+
+
+def test_sizes_are_answered_without_torch():
+    code = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('formats', {formats.__file__!r})\n"
+        "formats = sys.modules['formats'] = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(formats)\n"
+        "print(formats.solve('tt', [formats.fold(64, 64, 4)], rank_scale=1e-9)[0].parameters, 'torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["32", "False"]
