@@ -145,7 +145,7 @@ class Config:
             object.__setattr__(self, "rank_scale", 0.5)
 
     def __repr__(self) -> str:
-        return f"Config({arguments(asdict(self))})"
+        return f"Config({', '.join(arguments(asdict(self)))})"
 
     def _repr_html_(self) -> str:
         values = asdict(self)
@@ -196,10 +196,10 @@ def parameters_of(namespace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def arguments(values: Mapping[str, Any]) -> str:
-    """The parameters among the values that are not at their default, as a call writes them."""
+def arguments(values: Mapping[str, Any]) -> list[str]:
+    """The parameters among the values that are not at their default, each as a call writes it."""
     names = [each.name for each in fields(Config) if values.get(each.name, each.default) != each.default]
-    return ", ".join(f"{name}={values[name]!r}" for name in names)
+    return [f"{name}={values[name]!r}" for name in names]
 
 
 def html_table(rows: Mapping[str, Iterable[Any]]) -> str:

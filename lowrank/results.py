@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ROOT, Config, InputError
+from .config import ROOT, Config, InputError, html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,16 @@ MEASURED = {
 TYPES = {"run": str, "status": str} | {each.name: type(each.default) for each in fields(Config)} | MEASURED
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
 COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
+
+
+class Record(dict):
+    """One run: a dict with a short repr, which a notebook shows as a table."""
+
+    def __repr__(self) -> str:
+        return f"Record({', '.join(f'{name}={self[name]!r}' for name in FIRST if name in self)})"
+
+    def _repr_html_(self) -> str:
+        return html_table({name: [value] for name, value in self.items()})
 
 
 @contextmanager
@@ -132,7 +142,7 @@ def parsed(path: str, inode: int, changed: int) -> dict[str, Any] | None:
     return None
 
 
-def record(runs: Path, run: str) -> dict[str, Any] | None:
+def record(runs: Path, run: str) -> Record | None:
     """The stored record of a run, whatever its status; None where there is none or it cannot be read."""
     path = os.path.join(runs, run, "record.json")
     try:
@@ -140,10 +150,10 @@ def record(runs: Path, run: str) -> dict[str, Any] | None:
     except OSError:
         return None
     content = parsed(path, state.st_ino, state.st_mtime_ns)
-    return content and dict(content)
+    return content and Record(content)
 
 
-def records(runs: Path) -> list[dict[str, Any]]:
+def records(runs: Path) -> list[Record]:
     """All readable records, the oldest first."""
     names = [entry.name for entry in os.scandir(runs) if entry.is_dir()] if runs.is_dir() else []
     found = [content for content in (record(runs, name) for name in names) if content]
@@ -201,12 +211,14 @@ def results(runs: str | Path = "runs") -> pd.DataFrame:
     """
     import pandas as pd
 
+    from .table import Table
+
     folder = ROOT / runs
     if folder.is_dir():
         with suppress(InputError):  # who may only read still gets the rows
             collect(folder)
     rows = records(folder)
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])))
+    frame = Table(rows, columns=list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])))
     for name in (name for name, kind in TYPES.items() if kind in (int, float)):
         frame[name] = pd.to_numeric(frame[name])
     return frame.assign(started=pd.to_datetime(frame["started"], utc=True, format="ISO8601"))

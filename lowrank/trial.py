@@ -14,22 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import formats
-from .config import PLAIN, ROOT, Config, InputError, dataset_name
-from .data import Data, load
-from .layers import dense, separable
-from .network import cifar_network, decompose
+from .config import DECOMPS, PLAIN, ROOT, Config, InputError, dataset_name
+from .data import Data
+from .data import load as load_data
+from .layers import FACTORS, Contract, dense, separable
+from .network import IMAGE, cifar_network, decompose
 from .progress import Progress
-from .results import FINAL, claim, store, write
+from .results import FINAL, Record, claim, store, write
 from .results import record as stored
 from .summary import summary
 from .train import State, resolved_precision, steps_an_epoch, train
 
 LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
 BLOCKS = ("layer1", "residual1", "layer2", "layer3", "residual3")
-IMAGE = (3, 32, 32)
+BUILT_IN = tuple(DECOMPS)
+OWN: dict[str, tuple[formats.Format, Contract]] = {}  # what `register` was given, by name
 
 Log = Callable[[str], None]
 
@@ -38,12 +40,13 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     """Train one network and store its record below `runs`; a run that is already done is not trained again.
 
     `parameters` are the fields of Config. `log` gets a line at a time, `watch` the history (a row an epoch) after
-    every epoch. A run that was stopped goes on after its last whole epoch. Returns the record, a row of
-    `lowrank.results`. Raises InputError, one line, before any work where a parameter cannot be.
+    every epoch. A run that was stopped goes on after its last whole epoch; one that is done without the weights that
+    `save_weights` asks for is trained anew. Returns the record, a row of `lowrank.results`. Raises InputError, one
+    line, before any work where a parameter cannot be.
     """
     config, device = Config.of(parameters), best_device()
     config = replace(config, precision=resolved_precision(config.precision, device))
-    data = load(config.dataset, device)
+    data = load_data(config.dataset, device)
     name = config.run(data.fingerprint)
     if record := finished(config, name, log):
         return record
@@ -64,6 +67,8 @@ def finished(config: Config, name: str, log: Log) -> dict[str, Any] | None:
     record = stored(config.folder, name)
     if not record or record["status"] not in FINAL:
         return None
+    if config.save_weights and record["status"] == "done" and not (config.folder / name / "weights.pt").exists():
+        return None
     log(f"run {name} is already {record['status']}: its record is returned, nothing is trained")
     return record
 
@@ -78,10 +83,7 @@ def build(config: Config, classes: int) -> nn.Module:
     if config.decomp in PLAIN:
         return net
     names = ("decomp", "dims", "budget", "rank_scale", "rank_rule", "init")
-    try:
-        return decompose(net, skip=LEFT, **{name: getattr(config, name) for name in names})
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    return decompose(net, skip=LEFT, **{name: getattr(config, name) for name in names})
 
 
 def trained(
@@ -89,6 +91,8 @@ def trained(
 ) -> dict[str, Any]:
     """Train from the last checkpoint, store the record, remove the checkpoint. The caller holds the run's claim."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    if (stored(config.folder, name) or {}).get("status") in FINAL:
+        log(f"run {name} is done, but its weights were not saved: it is trained anew and its record replaced")
     checkpoint = config.folder / name / "checkpoint.pt"
     state = loaded(checkpoint, data.train_images.device, log)
     size = sizes(config, net)
@@ -100,26 +104,44 @@ def trained(
 
     def keep(state: State) -> None:
         progress.epoch(state.history[-1], config.epochs)
-        write(checkpoint, packed(state))
+        write(checkpoint, packed(vars(state)))
         if watch:
             watch(state.history)
 
     with closing(progress):
         state = train(config, net, data, state, progress.step, keep)
-    record = {"run": name, "status": "diverged" if state.diverged else "done", **described(config), **size}
+    record = Record(run=name, status="diverged" if state.diverged else "done", **described(config), **size)
     record |= measured(config, data, state) | {"revision": revision(), "started": started}
+    if config.save_weights and not state.diverged:
+        write(config.folder / name / "weights.pt", packed({"classes": len(data.classes), "network": net.state_dict()}))
     store(config.folder, record, state.history)
     checkpoint.unlink(missing_ok=True)
     return record
 
 
-# --- checkpoints
+# --- checkpoints and weights
 
 
-def packed(state: State) -> bytes:
+def packed(content: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    torch.save(vars(state), buffer)
+    torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def load(run: str, runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
+    """The trained network of a run, ready to predict: [B, 3, 32, 32], normalised, -> [B, classes].
+
+    Raises InputError where the run kept no weights: `lowrank.run(save_weights=True, ...)` keeps them.
+    """
+    path, record = ROOT / runs / run / "weights.pt", stored(ROOT / runs, run)
+    if not record or not path.is_file():
+        raise InputError(f"run={run!r}: no weights in {runs!r}; lowrank.run(..., save_weights=True) keeps them")
+    kept = torch.load(path, map_location=device, weights_only=True)
+    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
+    with torch.device("meta"):
+        net = build(Config.of({name: record[name] for name in names}), kept["classes"])
+    net.load_state_dict(kept["network"], assign=True)
+    return net.eval()
 
 
 def loaded(checkpoint: Path, device: torch.device, log: Log) -> State:
@@ -191,3 +213,28 @@ def revision() -> str:
 def git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+# --- decompositions of a user's own
+
+
+def register(decomp: str, form: formats.Format, contract: Contract) -> None:
+    """Make a decomposition known by a name: wherever `decomp` is a parameter it counts, trains and is drawn like ours.
+
+    `form` answers for its sizes: `largest`, `shapes` and, where it has thin factors, `inner` and `build`.
+    `contract(cores, folding)` makes W [O, I] of its cores or, with an `inner`, the factors L [O, m] and R [m, I].
+    The same name again replaces it. Raises InputError at a name that lowrank itself uses, or where what `contract`
+    makes has not the size of W.
+    """
+    if decomp in BUILT_IN:
+        raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
+    folding = formats.fold(12, 8, dims=4)
+    made = contract([torch.ones(shape) for shape in form.shapes(folding, form.largest(folding))], folding)
+    weight = made if isinstance(made, Tensor) else made[0] @ made[1]
+    if weight.numel() != folding.outputs * folding.inputs:
+        raise InputError(f"decomp={decomp!r}: its cores make a weight of {tuple(weight.shape)} where W is (12, 8)")
+    OWN[decomp] = formats.FORMATS[decomp], FACTORS[decomp] = form, contract
+    formats.path.cache_clear()
+    formats._solve.cache_clear()
+    if decomp not in DECOMPS:
+        DECOMPS.append(decomp)

@@ -87,9 +87,15 @@ def test_a_picture_names_its_baselines_data_seeds_and_interval(table):
     ax.figure.canvas.draw()
     for words in ("dense, 400k", "separable, 50k", "digits", "width 64", "Student t 95% interval", "n = 2, 3 seeds"):
         assert words in texts(ax)
-    assert "2 modes" in plots.accuracy_against_parameters(
-        pd.concat([table, runs([0.5], decomp="tt", dims=2, budget=0.1)]), by="dims"
-    ).get_legend().get_texts()[0].get_text()
+    assert (
+        "2 modes"
+        in plots.accuracy_against_parameters(
+            pd.concat([table, runs([0.5], decomp="tt", dims=2, budget=0.1)]), by="dims"
+        )
+        .get_legend()
+        .get_texts()[0]
+        .get_text()
+    )
 
 
 def test_one_seed_and_a_diverged_run_are_shown_for_what_they_are(table):

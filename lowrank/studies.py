@@ -1,0 +1,103 @@
+"""The named studies, as plain data: lists of parameters, at three scales.
+
+`smoke` shows that everything runs (the built-in digits, seconds a run), `cpu` gives a first answer on a laptop (a
+network of width 16, few epochs, about an hour on 2 cores), `gpu` is the study itself. A study of your own is a list:
+
+    from lowrank import grid, sweep
+    mine = grid(decomp=["tt", "ring"], dims=[3, 4], budget=[0.1, 0.3], dataset=["digits"], epochs=[4])
+    sweep(mine, seeds=3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import Any
+
+from .config import InputError
+
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {"dataset": "digits", "width": 8, "epochs": 1, "batch_size": 128, "precision": "float32"},
+    "cpu": {"dataset": "cifar10", "width": 16, "epochs": 4},
+    "gpu": {"dataset": "cifar10", "width": 64, "epochs": 24, "precision": "bfloat16"},
+}
+SEEDS = {"smoke": 2, "cpu": 2, "gpu": 5}
+SECONDS = {"smoke": 2, "cpu": 150, "gpu": 20}  # a run, until some have been timed
+DIMS = {"smoke": [2, 3], "cpu": [2, 3, 4, 6], "gpu": [2, 3, 4, 5, 6, 7, 8, 9]}
+BUDGETS = {"smoke": [0.1, 0.5], "cpu": [0.03, 0.1, 0.3], "gpu": [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]}
+FORMS = ["bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
+
+# A bottleneck of rank channels // k holds 2 / k of the weights of a square layer: that is the budget of k.
+FRACTIONS = {"smoke": [2, 31], "cpu": [2, 8, 31], "gpu": [2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 31]}
+COSINE = {"schedule": "cosine", "learning_rate": 0.2}  # with 128 epochs where there is time for them
+SUMMED_LOSS = 512  # the 2018 decay met a loss summed over 512 images: in today's units that many times weaker
+
+
+def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
+    """Every combination of the listed values, one dictionary a run: `grid(decomp=["tt", "cp"], dims=[3, 4])`."""
+    for name, values in lists.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise InputError(f"{name}={values!r}: a grid takes a list of values, {name}=[{values!r}]")
+    return [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
+
+
+def long(scale: str) -> dict[str, Any]:
+    """The cosine recipe, at the length that the scale has time for."""
+    return COSINE | ({"epochs": 128} if scale == "gpu" else {})
+
+
+def each(runs: Iterable[Mapping[str, Any]], *variants: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every run in every variant."""
+    return [{**run, **variant} for run in runs for variant in variants]
+
+
+def fold(scale: str, *decomps: str) -> list[dict[str, Any]]:
+    """The given decompositions over mode counts and budgets."""
+    return grid(decomp=decomps, dims=DIMS[scale], budget=BUDGETS[scale])
+
+
+def baselines(scale: str) -> list[dict[str, Any]]:
+    """The plain networks under both recipes, in each precision (float16 needs a GPU)."""
+    precisions = ["float32", "bfloat16"] + (["float16"] if scale == "gpu" else [])
+    forms = grid(decomp=["dense", "separable"]) + grid(decomp=["bottleneck"], budget=[1.0, 0.2])
+    return each(each(forms, *grid(precision=precisions)), {}, long(scale))
+
+
+def weight_decay(scale: str) -> list[dict[str, Any]]:
+    """Bottlenecks of rank channels / 2 to channels / 31 under every kind and strength of weight decay."""
+    ranks = grid(decomp=["bottleneck"], budget=[round(2 / k, 4) for k in FRACTIONS[scale]])
+    plain = grid(decay=["plain"], weight_decay=[5e-4, 8.8e-6, 5e-4 / SUMMED_LOSS])
+    others = grid(decay=["compression", "frobenius"], weight_decay=[5e-4]) + grid(decay=["none"], weight_decay=[0.0])
+    return each(each(ranks, *plain, *others), long(scale))
+
+
+def overfitting(scale: str) -> list[dict[str, Any]]:
+    """How far each form can fit the training set without augmentation or decay."""
+    forms = grid(decomp=["dense", "separable"]) + grid(decomp=FORMS, budget=BUDGETS[scale][1:])
+    return each(forms, {"augment": False, "decay": "none", "weight_decay": 0.0})
+
+
+def shoot_out(scale: str) -> list[dict[str, Any]]:
+    """All decompositions at equal budgets, with the plain networks as the ends of the scale."""
+    return grid(decomp=["dense", "separable"]) + grid(decomp=FORMS, budget=BUDGETS[scale])
+
+
+def original_2019(scale: str) -> list[dict[str, Any]]:
+    """The 2019 experiments as they were: their rank rule, cores from a dense draw, float32, hardly any decay."""
+    scales = {"smoke": [0.5], "cpu": [0.05, 0.95], "gpu": [round(0.05 + 0.1 * k, 2) for k in range(10)]}
+    forms = grid(decomp=["tt", "tucker_tt"], dims=DIMS[scale], rank_scale=scales[scale])
+    settings = {"rank_rule": "original", "init": "decompose", "precision": "float32"}
+    return each(forms, settings | {"weight_decay": 5e-4 / SUMMED_LOSS})
+
+
+STUDIES: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "baselines": {scale: baselines(scale) for scale in SCALES},
+    "weight-decay": {scale: weight_decay(scale) for scale in SCALES},
+    "overfitting": {scale: overfitting(scale) for scale in SCALES},
+    "tensor-train": {scale: fold(scale, "tt") for scale in SCALES},
+    "tucker": {scale: fold(scale, "tucker", "tucker_tt") for scale in SCALES},
+    "cp": {scale: fold(scale, "cp") for scale in SCALES},
+    "ring": {scale: fold(scale, "ring") for scale in SCALES},
+    "shoot-out": {scale: shoot_out(scale) for scale in SCALES},
+    "original-2019": {scale: original_2019(scale) for scale in SCALES},
+}

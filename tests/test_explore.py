@@ -1,0 +1,233 @@
+"""The front door without a browser: what objects show, trained weights, forms of one's own, static notebooks."""
+
+import json
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import lowrank
+from lowrank import explore, formats, layers, plots, sweep, train, trial
+from lowrank.config import DECOMPS, Config, InputError
+from lowrank.data import load as load_data
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+SMALL = {"dataset": "digits", "width": 4, "epochs": 1, "batch_size": 512, "precision": "float32"}
+
+
+@pytest.fixture
+def nothing_registered():
+    """Takes out again what a test registers."""
+    yield
+    for decomp in trial.OWN:
+        DECOMPS.remove(decomp)
+        del formats.FORMATS[decomp], layers.FACTORS[decomp]
+    trial.OWN.clear()
+
+
+@pytest.fixture
+def kronecker(nothing_registered):
+    """What your-own.ipynb registers, by its own cells."""
+    cells = json.loads((NOTEBOOKS / "your-own.ipynb").read_text())["cells"]
+    namespace = {}
+    for cell in [cell for cell in cells if cell["cell_type"] == "code"][1:3]:
+        exec("".join(cell["source"]), namespace)
+    return namespace
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"decomp": "dense"}, {"decomp": "separable"}, {"decomp": "bottleneck", "budget": 0.2}]
+    + [{"decomp": "tt", "dims": 4, "rank_scale": 0.3}, {"decomp": "tucker", "dims": 6, "budget": 0.5}],
+    ids=str,
+)
+def test_sizes_are_those_of_the_network_that_is_built(setting):
+    config = Config(width=8, **setting)
+    with torch.device("meta"):
+        built = lowrank.summary(net := lowrank.build(config, classes=10), image=(3, 32, 32))
+    table = explore.sizes(config, classes=10)
+    assert table.parameters["network"] == sum(parameter.numel() for parameter in net.parameters())
+    assert table.multiply_adds["network"] == built.multiply_adds.sum()
+    held = built[built.index.str.contains("convolution") & ~built.index.str.contains("first|depthwise")]
+    for name in ("parameters", "multiply_adds"):
+        assert table[name].iloc[:7].tolist() == held[name].tolist()
+    if setting["decomp"] not in ("dense", "separable"):
+        for name in ("modes", "ranks", "contraction"):
+            assert table[name].iloc[:7].tolist() == held[name].tolist()
+
+
+def test_a_budget_that_cannot_be_met_is_said_in_one_line():
+    with pytest.raises(InputError, match=r"^budget=0.001: the smallest tt .*$"):
+        explore.sizes(Config(width=8, budget=0.001))
+    with pytest.raises(InputError, match=r"^budget=0.00001|^budget=1e-05"):
+        lowrank.decompose(torch.nn.Linear(8, 8), budget=1e-5)
+
+
+# --- what objects show
+
+
+def test_objects_have_a_short_repr_and_an_html_table(tmp_path):
+    config = Config(dims=4, budget=0.5, **SMALL)
+    assert eval(repr(config)) == config and len(repr(config)) < 150
+    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), dims=4, budget=0.5, **SMALL)
+    assert record["run"] in repr(record) and len(repr(record)) < 250
+    net = lowrank.build(config, classes=10)
+    assert f"{record['parameters']:,}" in repr(net) and "\n" not in repr(net)
+    layer = net.layer1.convolution.pointwise
+    tables = {each: unescape(each._repr_html_()) for each in (config, net, layer)}
+    assert all(text.count("<table") == 1 for text in tables.values())
+    assert "modes that each 1x1 weight matrix is folded into" in tables[config]
+    assert tables[net].count("4 x 2 | 2 x 2") == 1 and "4 x 2 | 2 x 2" in tables[layer]
+    assert record["revision"] in record._repr_html_()
+
+
+def test_the_cell_that_repeats_a_run_finds_that_run(tmp_path):
+    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), decomp="cp", budget=0.5, **SMALL)
+    again = Config(**eval(explore.repeat(record).partition("\n\n")[2].replace("lowrank.run", "dict")))
+    assert again.run(record["data"]) == record["run"]
+
+
+def test_the_table_of_runs_shows_what_varies_and_stays_so_when_it_is_filtered(tmp_path):
+    for seed in (0, 1):
+        record = lowrank.run(log=lambda line: None, runs=str(tmp_path), seed=seed, budget=0.5, **SMALL)
+    table = lowrank.results(tmp_path)
+    assert isinstance(table, pd.DataFrame)
+    shown = table._repr_html_()
+    assert "seed" in shown and "momentum" not in shown and f"{record['test_accuracy']:.1%}" in shown
+    assert "seed" not in table.query("seed == 1")._repr_html_()
+    assert record["run"] in table[table.seed == 1]._repr_html_()
+
+
+# --- trained weights
+
+
+def test_the_trained_network_comes_back(tmp_path):
+    asked = {"decomp": "tucker", "budget": 0.5, "runs": str(tmp_path), **SMALL}
+    lines = []
+    first = lowrank.run(log=lines.append, **asked)
+    with pytest.raises(InputError, match=f"^run='{first['run']}': no weights"):
+        lowrank.load(first["run"], runs=tmp_path)
+    record = lowrank.run(log=lines.append, save_weights=True, **asked)
+    assert sum("its weights were not saved" in line for line in lines) == 1
+    assert record["run"] == first["run"] and record["test_accuracy"] == first["test_accuracy"]
+    lowrank.run(log=lines.append, save_weights=True, **asked)
+    assert "already done" in lines[-1]
+    data = load_data("digits")
+    net = lowrank.load(record["run"], runs=tmp_path)
+    with torch.no_grad():
+        right = (net(data.normalise(data.test_images)).argmax(1) == data.test_labels).float().mean().item()
+    assert right == pytest.approx(record["test_accuracy"])
+
+
+def test_a_run_that_is_nowhere_has_no_weights(tmp_path):
+    with pytest.raises(InputError, match="^run='none': no weights"):
+        lowrank.load("none", runs=tmp_path)
+
+
+# --- a decomposition of one's own
+
+
+def test_a_decomposition_of_ones_own_is_counted_budgeted_decayed_and_drawn(kronecker, tmp_path):
+    config = Config(decomp="kronecker", dims=4, budget=0.4, width=8, decay="compression")
+    net = lowrank.build(config, classes=10)
+    held = [module for module in net.modules() if isinstance(module, layers.Decomposed)]
+    cores = sum(core.numel() for layer in held for core in layer.cores)
+    weights = sum(layer.layout.size for layer in held)
+    assert 0.39 * weights < cores <= 0.4 * weights
+    assert explore.sizes(config).parameters.iloc[:7].sum() == cores
+    layer = held[-1]
+    terms = [torch.kron(a, b) for a, b in zip(*layer.cores, strict=True)]
+    torch.testing.assert_close(layer.matrix(), sum(terms))
+    decays = {id(core): decay for decay, group in train.weight_decays(net, config).items() for core in group}
+    assert decays[id(layer.core_0)] == config.weight_decay * layer.compression
+    weight = torch.randn(12, 12)
+    fitted = lowrank.decompose(linear(weight), decomp="kronecker", dims=4, rank_scale=1.0)
+    assert fitted.error < 0.6  # a random one would be above 1
+    record = lowrank.run(log=lambda line: None, decomp="kronecker", dims=4, budget=0.5, runs=str(tmp_path), **SMALL)
+    labels = plots.accuracy_against_parameters(lowrank.results(tmp_path)).get_legend_handles_labels()[1]
+    assert record["status"] == "done" and "kronecker" in labels
+
+
+def linear(weight):
+    layer = torch.nn.Linear(*weight.shape[::-1], bias=False)
+    layer.weight = torch.nn.Parameter(weight)
+    return layer
+
+
+def test_a_sweep_trains_it_on_its_workers(kronecker, tmp_path):
+    study = lowrank.studies.grid(decomp=["kronecker", "tt"], dims=[4], budget=[0.5])
+    table = sweep.sweep(study, runs=str(tmp_path), workers=1, log=lambda line: None, **SMALL)
+    assert dict(zip(table.decomp, table.status, strict=True)) == {"kronecker": "done", "tt": "done"}
+
+
+def test_a_format_with_thin_factors_may_be_registered_twice(nothing_registered):
+    for _ in range(2):
+        lowrank.register("mine", formats.Bottleneck(), layers.bottleneck)
+    assert DECOMPS.count("mine") == 1
+    mine, ours = (lowrank.build(Config(decomp=decomp, budget=0.4, width=8), 10) for decomp in ("mine", "bottleneck"))
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(mine(images), ours(images))
+    assert explore.sizes(Config(decomp="mine", budget=0.1)).contraction.iloc[6] == "factors"
+
+
+def test_what_cannot_be_registered_is_said_in_one_line(nothing_registered):
+    with pytest.raises(InputError, match="^decomp='tt': lowrank has one of that name"):
+        lowrank.register("tt", formats.TensorTrain(), layers.tensor_train)
+    with pytest.raises(InputError, match=r"^decomp='short': its cores make a weight of \(12, 4\) where W is \(12, 8\)"):
+        lowrank.register("short", formats.Bottleneck(), lambda cores, folding: (cores[0], cores[1][:, :4]))
+    assert "short" not in DECOMPS
+
+
+# --- the notebooks
+
+
+def test_start_here_links_to_every_notebook_and_to_nothing_else():
+    links = set(re.findall(r"\]\(([^)]+)\)", (NOTEBOOKS / "0-start-here.ipynb").read_text()))
+    assert links == {path.name for path in NOTEBOOKS.glob("*.ipynb")} - {"0-start-here.ipynb"}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebooks of the front door, executed in this order over one folder of runs, from two working directories."""
+    folder = tmp_path_factory.mktemp("executed")
+    small = ["-p", "width", "4", "-p", "epochs", "1"]
+    for name, home, parameters in (
+        ("0-start-here.ipynb", ROOT, small),
+        ("your-own.ipynb", NOTEBOOKS, small),
+        ("explore.ipynb", ROOT, []),
+    ):
+        command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / name), str(folder / name), *parameters]
+        done = subprocess.run([*command, "-p", "runs", str(folder / "runs")], cwd=home, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures", "tables"), [("0-start-here", 1, 1), ("your-own", 1, 1), ("explore", 4, 3)]
+)
+def test_executed_copies_are_static(executed, name, pictures, tables):
+    content = json.loads((executed / f"{name}.ipynb").read_text())
+    outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert kinds.count("image/png") == pictures
+    assert "\n".join(map(str, outputs)).count("<table") == tables
+    assert not [output for output in outputs if output.get("name") == "stderr" or output["output_type"] == "error"]
+    assert "widgets" not in content["metadata"] and not [kind for kind in kinds if "widget" in kind]
+    shown = json.dumps(outputs)
+    assert not [path for path in (ROOT, executed, Path.home()) if str(path) in shown]
+    assert len(json.dumps(content)) < 1e6
+
+
+def test_the_kronecker_run_is_recorded_beside_the_tensor_train(executed):
+    table = pd.read_csv(executed / "runs" / "results.csv").query("dims == 4").set_index("decomp")
+    assert set(table.index) == {"kronecker", "tt"} and set(table.status) == {"done"}
+    assert (table.compression <= 0.2).all() and (table.compression > 0.15).all()

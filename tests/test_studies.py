@@ -1,0 +1,56 @@
+"""Every named study is possible as it stands, and says what it is asked to say."""
+
+import pytest
+
+from lowrank.config import DECOMPS, Config, InputError
+from lowrank.plan import planned
+from lowrank.studies import SCALES, STUDIES, grid
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_run_of_every_study_is_valid_and_different(study, scale):
+    ids = [Config.of(parameters).run("pixels") for parameters in planned(study, scale)]
+    assert len(ids) == len(set(ids)) > 1
+
+
+def test_the_studies_together_cover_every_decomposition():
+    assert {run["decomp"] for study in STUDIES.values() for run in study["gpu"]} == set(DECOMPS)
+
+
+def test_a_study_takes_seeds_and_overrides():
+    runs = planned("tensor-train", "smoke", seeds=3, width=4)
+    assert {run["seed"] for run in runs} == {0, 1, 2}
+    assert {run["width"] for run in runs} == {4} and {run["decomp"] for run in runs} == {"tt"}
+
+
+def test_a_grid_is_every_combination_and_may_hold_its_own_seeds():
+    runs = planned(grid(dims=[2, 3], budget=[0.1, 0.2, 0.3], seed=[5]))
+    assert len({(run["dims"], run["budget"]) for run in runs}) == 6
+    assert {run["seed"] for run in runs} == {5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"study": "tensortrain"}, "study='tensortrain'; allowed: baselines, "),
+        ({"study": "cp", "scale": "huge"}, "scale='huge'; allowed: smoke, cpu, gpu"),
+        ({"study": "cp", "seeds": -1}, "seeds=-1; allowed"),
+        ({"study": "cp", "seeds": 1.5}, "seeds=1.5; allowed"),
+        ({"study": "cp", "dimz": 3}, "dimz=3: there is no such parameter; did you mean dims?"),
+        (
+            {"study": "cp", "sheduler": "tls://a:1"},
+            "sheduler='tls://a:1': there is no such parameter; did you mean scheduler?",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_by_name(arguments, message):
+    with pytest.raises(InputError) as refusal:
+        planned(**arguments)
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.parametrize("values", ["tt", 3])
+def test_a_grid_takes_lists(values):
+    with pytest.raises(InputError, match="decomp="):
+        grid(decomp=values)
