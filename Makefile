@@ -15,7 +15,7 @@ help:
 
 run: $(READY) ## set up, and train a tensor-train network on digits: the first notebook, picture and row
 	$(BIN)/papermill notebooks/train.ipynb runs/first.ipynb --log-output --no-progress-bar \
-		-p dataset digits -p decomp tt -p dims 3 -p width 16 -p epochs 8
+		-p dataset digits -p decomp tt -p dims 3 -p width 16 -p epochs 8 -p batch_size 64 -p augment False
 	@echo "Notebook and picture: runs/first.ipynb. Row: runs/results.csv."
 
 test: lint ## set up, check the style and run all tests
