@@ -94,7 +94,8 @@ def announce(study: Study, scale: str, configs: dict[str, Config], missing: dict
     from .trial import revision
 
     done = [record(config.folder, run) for run, config in configs.items() if run not in missing]
-    other = sum(found.get("revision") != revision() for found in done)
+    here = revision() if done else ""
+    other = sum(found.get("revision") != here for found in done)
     name = f"{study}, {scale}" if isinstance(study, str) else "own grid"
     note = f" ({other} by another revision of the code)" if other else ""
     return f"{name}: {len(configs)} runs, {len(done)} done{note}, {len(missing)} to train"
