@@ -3,11 +3,14 @@
 from .config import Config, InputError
 from .formats import Format
 from .network import decompose, densify
+from .plan import status
 from .results import history, results
+from .studies import grid
 from .summary import summary
+from .sweep import sweep
 from .trial import build, load, register, run
 
 __all__ = [
-    "Config", "Format", "InputError", "build", "decompose", "densify", "history", "load", "register", "results", "run",
-    "summary",
+    "Config", "Format", "InputError", "build", "decompose", "densify", "grid", "history", "load", "register",
+    "results", "run", "status", "summary", "sweep",
 ]  # fmt: skip
