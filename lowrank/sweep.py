@@ -119,7 +119,7 @@ def check_space(folder: Path, runs: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < runs * SPACE:
         raise InputError(
-            f"runs={str(folder)!r}: {free / 1e6:.1f} MB free; {runs} more records need {runs * SPACE / 1e6:.1f} MB"
+            f"runs={str(folder)!r}: {free // 1000} kB free; {runs} more records need {runs * SPACE // 1000} kB"
         )
 
 

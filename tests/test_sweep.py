@@ -174,7 +174,7 @@ def test_a_record_from_a_worker_with_other_data_is_refused(tmp_path, monkeypatch
 def test_a_folder_without_space_is_named_before_the_first_trial(tmp_path, monkeypatch):
     full = os.statvfs_result((4096, 4096, 9, 9, 9, 9, 9, 9, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda path: full)
-    with pytest.raises(InputError, match=rf"runs='{tmp_path}'.* MB free"):
+    with pytest.raises(InputError, match=rf"runs='{tmp_path}'.* kB free"):
         run_here(tmp_path, 0, 1)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=os.strerror(errno.ENOTDIR)):
