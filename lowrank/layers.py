@@ -11,12 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import InputError
 from .formats import Folding, Layout
 
 Factors = tuple[Tensor, Tensor]  # L [O, m] and R [m, I] with W = L @ R
@@ -149,9 +147,9 @@ class Decomposed(nn.Module):
     def _hold(self, layer: nn.Conv2d | nn.Linear, layout: Layout, contraction: str) -> None:
         """Take over the bias of a dense layer, and make uninitialised cores where and as its weight is."""
         if contraction not in ("auto", "factors", "weight"):
-            raise InputError(f"contraction={contraction!r}; allowed: auto, factors, weight")
+            raise ValueError(f"contraction={contraction!r}; allowed: auto, factors, weight")
         if contraction == "factors" and layout.inner is None:
-            raise InputError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
+            raise ValueError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
         self.layout = layout
         self.contraction = layout.contraction if contraction == "auto" else contraction
         for k, shape in enumerate(layout.shapes):
@@ -193,7 +191,8 @@ class Decomposed(nn.Module):
         return f"{super().extra_repr()}, {layout.decomp}, {folded}, {ranks}, contraction={self.contraction}"
 
     def _repr_html_(self) -> str:
-        return pd.Series(described(self)).to_frame().to_html(header=False)
+        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in described(self).items())
+        return f"<table>{rows}</table>"
 
 
 class DecomposedConv2d(Decomposed, nn.Conv2d):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 
 import torch
@@ -161,15 +162,22 @@ def decompose(
     module = copy.deepcopy(module)
     names = chosen(module, skip)
     foldings = [fold(*matrix_shape(layer), dims, kernel_size(layer), rank_rule) for layer in names]
-    try:
+    with one_line():
         layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
-    except ValueError as error:
-        raise InputError(str(error)) from None
     for (layer, layer_names), layout in zip(names.items(), layouts, strict=True):
         decomposed = held(layer, layout, init, contraction)
         for name in layer_names:
             module = replace(module, name, decomposed)
     return module
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Makes the ValueError of formats and layers the InputError that a notebook shows in one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def check(decomp: str, dims: int, budget: float, rank_scale: float, rank_rule: str, init: str) -> None:
@@ -192,7 +200,8 @@ def held(layer: nn.Conv2d | nn.Linear, layout: Layout, init: str, contraction: s
     kind = DecomposedConv2d if isinstance(layer, nn.Conv2d) else DecomposedLinear
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         contraction = "weight"  # nn.MultiheadAttention takes this layer's weight and never calls it
-    decomposed = kind(layer, layout, contraction)
+    with one_line():
+        decomposed = kind(layer, layout, contraction)
     weight = layer.weight
     if weight.is_meta:
         return decomposed
