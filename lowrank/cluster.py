@@ -13,6 +13,15 @@ from urllib.parse import urlsplit
 
 from .config import InputError
 
+# What a local worker does first: Ctrl-C is the driver's to handle; and where the driver is killed, the kernel kills the
+# worker (PR_SET_PDEATHSIG), even while it is deep in C code, where Dask's own watch for the driver has to wait.
+PRELOAD = """
+import ctypes, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+"""
+
 
 def check_address(scheduler: str, insecure: bool) -> None:
     """Raises InputError where the scheduler is on another host and its connection is neither encrypted nor waived."""
@@ -61,9 +70,7 @@ def connected(scheduler: Any, slots_per_gpu: int = 1, workers: int = 0) -> Itera
         return
     here = {"host": "127.0.0.1"}
     worker = here | {"nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL}
-    worker["preload"] = [
-        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    ]  # Ctrl-C is the driver's to handle
+    worker["preload"] = [PRELOAD]
     nannies = {
         number: {"cls": Nanny, "options": worker | {"env": environment}}
         for number, environment in enumerate(slots(slots_per_gpu, workers))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks are small: a second thread would mostly wait
+
 
 @pytest.fixture(scope="session")
 def cifar10_jpeg() -> Path:

@@ -165,7 +165,7 @@ def linear(weight):
 
 def test_a_sweep_trains_it_on_its_workers(kronecker, tmp_path):
     study = lowrank.studies.grid(decomp=["kronecker", "tt"], dims=[4], budget=[0.5])
-    table = sweep.sweep(study, runs=str(tmp_path), workers=1, log=lambda line: None, **SMALL)
+    table = sweep(study, runs=str(tmp_path), workers=1, log=lambda line: None, **SMALL)
     assert dict(zip(table.decomp, table.status, strict=True)) == {"kronecker": "done", "tt": "done"}
 
 
