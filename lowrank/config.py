@@ -11,7 +11,9 @@ import hashlib
 import html
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,15 @@ def located(path: str) -> Path:
 def relative(path: Path) -> Path:
     """The path from the repository, where it lies inside: notebooks that are shared name no folder of a machine."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name)
+
+
+def cache_folder() -> Path:
+    """$LOWRANK_CACHE or, where that is not set, lowrank/ below $XDG_CACHE_HOME or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("LOWRANK_CACHE") or Path(home, "lowrank"))
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def dataset_name(dataset: str) -> str:

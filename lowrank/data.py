@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lowrank.config import DATASETS, InputError, dataset_name, located
+from .config import DATASETS, InputError, cache_folder, dataset_name, located
 
 SIZE = 32  # pixels along each side of an image
 PAD = 4  # pixels that a crop may reach beyond the image
@@ -163,15 +163,6 @@ def cached(name: str, build: Callable[[], Data]) -> Data:
         with contextlib.suppress(OSError):  # where nothing can be kept, the next run builds again
             store(data, file)
     return data
-
-
-def cache_folder() -> Path:
-    """$LOWRANK_CACHE or, where that is not set, lowrank/ below $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("LOWRANK_CACHE") or Path(home, "lowrank"))
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def restored(file: Path) -> Data | None:

@@ -18,6 +18,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from .config import InputError
 from .formats import FORMATS, Layout, fold, solve
+from .fused import plain
 from .initial import approximate, draw, silence
 from .layers import Decomposed, DecomposedConv2d, DecomposedLinear, is_grouped, kernel_size, matrix_shape, named_layers
 from .summary import summary
@@ -31,19 +32,17 @@ INITS = ("weights", "random", "decompose", "decompose_rescaled")
 
 
 class Block(nn.Module):
-    """Convolution, batch norm, optional 2x2 max pool, ReLU: [B, C, H, W] -> [B, outputs, H / pool, W / pool].
-
-    ReLU stands behind the pool: they commute, and it has a quarter of the work left.
-    """
+    """Convolution, batch norm, optional 2x2 max pool, ReLU: [B, C, H, W] -> [B, outputs, H / pool, W / pool]."""
 
     def __init__(self, convolution: nn.Module, outputs: int, pool: bool = False) -> None:
         super().__init__()
         self.convolution = convolution
         self.norm = nn.BatchNorm2d(outputs)
-        self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
+        self.pool = pool
+        self.activate = plain  # or fused.norm_pool_relu, which a training loop on a CPU sets
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.pool(self.norm(self.convolution(x))))  # [B, outputs, H / pool, W / pool]
+        return self.activate(self.convolution(x), self.norm, self.pool)  # [B, outputs, H / pool, W / pool]
 
 
 class Residual(nn.Sequential):

@@ -19,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import fused
 from .config import Config, InputError
 from .data import Data
 from .layers import Decomposed
+from .network import Block
 
 WARM_UP = 5 / 24  # of a triangle schedule
 EVALUATION_BATCH = 2000
@@ -134,6 +136,9 @@ class Loop:
         self.config, self.data, self.on_step = config, data, on_step
         self.device = data.train_images.device
         self.network = network.to(self.device, memory_format=torch.channels_last)
+        for block in network.modules() if fused.available(self.device) else ():
+            if isinstance(block, Block):
+                block.activate = fused.norm_pool_relu
         self.optimiser = optimiser(network, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.steps = steps_an_epoch(config, data)
