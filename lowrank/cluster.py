@@ -8,19 +8,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from .config import InputError
 
-# What a local worker does first: Ctrl-C is the driver's to handle; and where the driver is killed, the kernel kills the
-# worker (PR_SET_PDEATHSIG), even while it is deep in C code, where Dask's own watch for the driver has to wait.
-PRELOAD = """
-import ctypes, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-"""
+WORKER = Path(__file__).with_name("worker.py")
 
 
 def check_address(scheduler: str, insecure: bool) -> None:
@@ -70,14 +64,13 @@ def connected(scheduler: Any, slots_per_gpu: int = 1, workers: int = 0) -> Itera
         return
     here = {"host": "127.0.0.1"}
     worker = here | {"nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL}
-    worker["preload"] = [PRELOAD]
     nannies = {
         number: {"cls": Nanny, "options": worker | {"env": environment}}
         for number, environment in enumerate(slots(slots_per_gpu, workers))
     }
     head = {"cls": Scheduler, "options": here | {"port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}}
     silent = {"silence_logs": "CRITICAL"}
-    with no_main(), SpecCluster(workers=nannies, scheduler=head, **silent) as cluster, Client(cluster) as client:
+    with worker_first(), SpecCluster(workers=nannies, scheduler=head, **silent) as cluster, Client(cluster) as client:
         mending = PeriodicCallback(lambda: mend(cluster), 2000)
         cluster.loop.add_callback(mending.start)
         try:
@@ -87,15 +80,15 @@ def connected(scheduler: Any, slots_per_gpu: int = 1, workers: int = 0) -> Itera
 
 
 @contextmanager
-def no_main() -> Iterator[None]:
-    """Hides the running script from the processes that start meanwhile, which would run it again from the top."""
+def worker_first() -> Iterator[None]:
+    """Has the processes that start meanwhile run worker.py; else they would run this process's script from the top."""
     main = sys.modules["__main__"]
     shown = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
-    vars(main).pop("__file__", None)
-    main.__spec__ = None
+    main.__file__, main.__spec__ = str(WORKER), None
     try:
         yield
     finally:
+        del main.__file__, main.__spec__
         vars(main).update(shown)
 
 
