@@ -108,16 +108,33 @@ class Format:
         """Multiply-adds that make the two thin factors from the cores, once a step."""
         return 0
 
+    def weigh(self, folding: Folding, ranks: Sequence[int]) -> int:
+        """Multiply-adds that make the weight from the cores, once a step."""
+        inner = self.inner(folding, ranks)
+        return self.build(folding, ranks) + (inner or 0) * folding.outputs * folding.inputs
+
 
 def neighbours(modes: Sequence[int]) -> tuple[int, ...]:
     return tuple(map(min, modes, modes[1:]))
 
 
-def halves(modes: Sequence[int], rows: int, bonds: Sequence[int]) -> int:
-    """Multiply-adds of contracting a chain of cores (bonds[k], modes[k], bonds[k + 1]) from both ends to the cut."""
-    left = sum(bonds[0] * prod(modes[: k + 1]) * bonds[k] * bonds[k + 1] for k in range(1, rows))
-    right = sum(bonds[-1] * prod(modes[k:]) * bonds[k] * bonds[k + 1] for k in range(rows, len(modes) - 1))
-    return left + right
+@lru_cache(maxsize=4096)
+def cheapest(modes: tuple[int, ...], bonds: tuple[int, ...]) -> tuple[int, int]:
+    """Multiply-adds of contracting a chain of cores (bonds[k], modes[k], bonds[k + 1]), and where its last product is.
+
+    Every product joins two neighbours: the matrix chain problem (Godbole 1973).
+    """
+    if len(modes) == 1:
+        return 0, 0
+    ends = bonds[0] * prod(modes) * bonds[-1]
+    parts = [(modes[:k], bonds[: k + 1], modes[k:], bonds[k:]) for k in range(1, len(modes))]
+    costs = [cheapest(left, b)[0] + cheapest(right, c)[0] + ends * c[0] for left, b, right, c in parts]
+    return min(zip(costs, range(1, len(modes)), strict=True))
+
+
+def halves(modes: tuple[int, ...], rows: int, bonds: tuple[int, ...]) -> int:
+    """Multiply-adds of contracting a chain of cores from both ends to the cut."""
+    return cheapest(modes[:rows], bonds[: rows + 1])[0] + cheapest(modes[rows:], bonds[rows:])[0]
 
 
 class Bottleneck(Format):
@@ -152,6 +169,9 @@ class TensorTrain(Format):
 
     def build(self, folding, ranks):
         return halves(folding.modes, folding.rows, (1, *ranks, 1))
+
+    def weigh(self, folding, ranks):
+        return cheapest(folding.modes, (1, *ranks, 1))[0]
 
 
 class Ring(Format):
@@ -271,9 +291,17 @@ class TuckerTT(TensorTrain):
 
     def build(self, folding, ranks):
         dims = len(folding.modes)
+        return self.train(folding, ranks) + super().build(folding, ranks[dims:])
+
+    def weigh(self, folding, ranks):
+        dims = len(folding.modes)
+        return self.train(folding, ranks) + super().weigh(folding, ranks[dims:])
+
+    def train(self, folding, ranks):
+        """Multiply-adds that make the cores of a tensor train from the factors and the cores of the core."""
+        dims = len(folding.modes)
         bonds = (1, *ranks[dims:], 1)
-        factors = sum(bonds[k] * folding.modes[k] * ranks[k] * bonds[k + 1] for k in range(dims))
-        return factors + halves(folding.modes, folding.rows, bonds)
+        return sum(bonds[k] * folding.modes[k] * ranks[k] * bonds[k + 1] for k in range(dims))
 
 
 FORMATS: dict[str, Format] = {
@@ -335,10 +363,8 @@ class Layout:
     def build_multiply_adds(self, contraction: str = "") -> int:
         """Of building the weight or its factors from the cores, once a step whatever the batch."""
         form = FORMATS[self.decomp]
-        factors, inner = form.build(self.folding, self.ranks), form.inner(self.folding, self.ranks)
-        if (contraction or self.contraction) == "factors" or inner is None:
-            return factors
-        return factors + inner * self.size
+        build = form.build if (contraction or self.contraction) == "factors" else form.weigh
+        return build(self.folding, self.ranks)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .formats import Folding, Layout
+from .formats import Folding, Layout, cheapest
 
 Factors = tuple[Tensor, Tensor]  # L [O, m] and R [m, I] with W = L @ R
 Contract = Callable[[Sequence[Tensor], Folding], Factors | Tensor]  # W itself where the format has no inner width
@@ -41,29 +41,30 @@ def bottleneck(cores: Sequence[Tensor], folding: Folding) -> Factors:
     return left, right
 
 
-def chain(cores: Sequence[Tensor], rows: int) -> Factors:
-    """Contract cores [r[k-1], n[k], r[k]] from both ends to the cut: [r[0] * O, r[cut]], [r[cut], I * r[d]]."""
-    left = cores[0].flatten(0, 1)  # [r0 * n1, r1]
-    for core in cores[1:rows]:
-        left = left @ core.flatten(1)  # [r0 * n1 ... n[k-1], n[k] * r[k]]
-        left = left.reshape(-1, core.shape[2])  # [r0 * n1 ... n[k], r[k]]
-    right = cores[-1].flatten(1)  # [r[d-1], n[d] * r[d]]
-    for core in reversed(cores[rows:-1]):
-        right = core.flatten(0, 1) @ right  # [r[k-1] * n[k], n[k+1] ... n[d] * r[d]]
-        right = right.reshape(core.shape[0], -1)  # [r[k-1], n[k] ... n[d] * r[d]]
-    return left, right
+@torch.compiler.assume_constant_result  # integers only: not for a compiler to trace
+def last_product(modes: tuple[int, ...], bonds: tuple[int, ...]) -> int:
+    return cheapest(modes, bonds)[1]
+
+
+def joined(cores: Sequence[Tensor]) -> Tensor:
+    """Contract neighbouring cores [r[k-1], n[k], r[k]] in the cheapest order: [r[0], n1 ... n[d], r[d]]."""
+    if len(cores) == 1:
+        return cores[0]  # [r0, n1, r1]
+    bonds = (cores[0].shape[0], *(core.shape[2] for core in cores))
+    cut = last_product(tuple(core.shape[1] for core in cores), bonds)
+    left, right = joined(cores[:cut]), joined(cores[cut:])  # [r0, n1 ... n[k], r[k]], [r[k], n[k+1] ... n[d], r[d]]
+    product = left.flatten(0, 1) @ right.flatten(1)  # [r0 * n1 ... n[k], n[k+1] ... n[d] * r[d]]
+    return product.reshape(bonds[0], -1, bonds[-1])  # [r0, n1 ... n[d], r[d]]
 
 
 def tensor_train(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    return chain(cores, folding.rows)  # [O, r[cut]], [r[cut], I]
+    left, right = joined(cores[: folding.rows]), joined(cores[folding.rows :])  # [1, O, r[cut]], [r[cut], I, 1]
+    return left[0], right[..., 0]  # [O, r[cut]], [r[cut], I]
 
 
 def ring(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    left, right = chain(cores, folding.rows)  # [r0 * O, r[cut]], [r[cut], I * r0]
-    closing, cut = cores[0].shape[0], left.shape[1]
-    left = left.reshape(closing, -1, cut).transpose(0, 1)  # [O, r0, r[cut]]
-    right = right.reshape(cut, -1, closing).permute(2, 0, 1)  # [r0, r[cut], I]
-    return left.flatten(1), right.flatten(0, 1)  # [O, r0 * r[cut]], [r0 * r[cut], I]
+    left, right = joined(cores[: folding.rows]), joined(cores[folding.rows :])  # [r0, O, r[cut]], [r[cut], I, r0]
+    return left.transpose(0, 1).flatten(1), right.permute(2, 0, 1).flatten(0, 1)  # [O, r0 * r[cut]], [r0 * r[cut], I]
 
 
 def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
@@ -107,9 +108,13 @@ def tucker(cores: Sequence[Tensor], folding: Folding) -> Factors:
 
 
 def tucker_tt(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    dims = len(folding.modes)
-    train = [factor @ core for factor, core in zip(cores[:dims], cores[dims:], strict=True)]  # [r[k-1], n[k], r[k]]
-    return chain(train, folding.rows)  # [O, r[cut]], [r[cut], I]
+    return tensor_train(train(cores), folding)  # [O, r[cut]], [r[cut], I]
+
+
+def train(cores: Sequence[Tensor]) -> list[Tensor]:
+    """The cores of the tensor train that Tucker factors [n[k], t[k]] and cores [r[k-1], t[k], r[k]] make."""
+    dims = len(cores) // 2
+    return [factor @ core for factor, core in zip(cores[:dims], cores[dims:], strict=True)]  # [r[k-1], n[k], r[k]]
 
 
 FACTORS: dict[str, Contract] = {
@@ -122,8 +127,17 @@ FACTORS: dict[str, Contract] = {
 }
 
 
+# Where the cheapest way to W is not by the factors: cores -> W in any shape.
+WEIGHTS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
+    "tt": joined,
+    "tucker_tt": lambda cores: joined(train(cores)),
+}
+
+
 def matrix(cores: Sequence[Tensor], layout: Layout) -> Tensor:
     """The weight that the cores make, [O, I]."""
+    if layout.decomp in WEIGHTS:
+        return WEIGHTS[layout.decomp](cores).reshape(layout.folding.outputs, -1)  # [O, I]
     made = FACTORS[layout.decomp](cores, layout.folding)
     weight = made if isinstance(made, Tensor) else made[0] @ made[1]
     return weight.reshape(layout.folding.outputs, -1)  # [O, I]
