@@ -117,7 +117,9 @@ class Config:
         0.4, "peak of the schedule, for a loss averaged over the batch", "> 0", lambda v: v > 0
     )
     schedule: str = choice(
-        "triangle", "triangle (linear warm-up, then linear to 0) or cosine (to 0)", ["triangle", "cosine"]
+        "triangle",
+        "triangle (linear warm-up, then linear to 0), cosine (to 0) or constant",
+        ["triangle", "cosine", "constant"],
     )
     momentum: float = parameter(0.9, "of SGD with Nesterov's step", "> 0 and < 1", lambda v: 0 < v < 1)
     weight_decay: float = parameter(5e-4, "for a loss averaged over the batch", ">= 0", lambda v: v >= 0)

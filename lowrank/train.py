@@ -71,6 +71,8 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 def rate(schedule: str, progress: float) -> float:
     """The share of the peak learning rate at `progress` in [0, 1] through the run."""
+    if schedule == "constant":
+        return 1.0
     if schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
     return min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))

@@ -17,7 +17,7 @@ REFUSED = [
     ({"budget": 1.5}, "budget=1.5; allowed: 0 to 1"),
     ({"decomp": "tucke"}, "decomp='tucke'; allowed: dense, separable, bottleneck, tt, tucker, tucker_tt, cp, ring"),
     ({"decomp": "dense", "budget": 0.1}, "decomp='dense' has no ranks"),
-    ({"schedule": "step"}, "schedule='step'; allowed: triangle, cosine"),
+    ({"schedule": "step"}, "schedule='step'; allowed: triangle, cosine, constant"),
     ({"dataset": "nowhere.tar"}, "dataset='nowhere.tar'; allowed: cifar10, cifar100, digits"),
     ({"runs": ""}, "runs=''"),
     ({"seed": None}, "seed=None is of type NoneType; allowed: int, >= 0"),

@@ -57,6 +57,7 @@ def test_compression_is_relative_to_the_separable_network(tmp_path):
 
 def test_schedules_start_peak_and_end_where_they_should():
     assert [train.rate("triangle", at) for at in (0, 5 / 48, 5 / 24, 1)] == pytest.approx([0, 0.5, 1, 0])
+    assert [train.rate("constant", at) for at in (0, 0.5, 1)] == [1, 1, 1]
     assert [train.rate("cosine", at) for at in (0, 1 / 3, 0.5, 1)] == pytest.approx([1, 0.75, 0.5, 0], abs=1e-12)
 
 
