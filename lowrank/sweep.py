@@ -27,7 +27,7 @@ from .cluster import check_address, connected
 from .config import Config, InputError
 from .plan import Study, announce, finished, identified, planned, rows_of, seconds_each
 from .progress import NotebookBar, span
-from .results import FINAL, claim, collect, store
+from .results import FINAL, claim, collect, named, store
 
 Outcome = tuple[dict[str, Any], list[dict[str, Any]]]  # a record and its history
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
@@ -62,7 +62,7 @@ def attempt(trial: Callable[..., dict], parameters: dict[str, Any], run: str, wa
     with claim(folder, wait=False) as free:  # a hint: the trial itself claims the run and waits
         if not free and not wait:
             return None
-    with open(folder / "log.txt", "a", buffering=1) as log:
+    with named(folder / "log.txt"), open(folder / "log.txt", "a", buffering=1) as log:
         try:
             done = trial(log=lambda line: print(line, file=log), **parameters)
         except Exception as error:

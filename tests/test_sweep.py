@@ -18,7 +18,7 @@ from lowrank.config import ROOT, Config, InputError
 from lowrank.plan import status
 from lowrank.results import FINAL, claim, named, record, store
 from lowrank.studies import grid
-from lowrank.sweep import sweep
+from lowrank.sweep import attempt, sweep
 from lowrank.trial import revision
 
 HERE = Path(__file__).resolve().parent
@@ -180,6 +180,13 @@ def test_a_folder_without_space_is_named_before_the_first_trial(tmp_path, monkey
     with pytest.raises(InputError, match=os.strerror(errno.ENOTDIR)):
         run_here(tmp_path / "file" / "runs", 0)
     assert trained(tmp_path) == []
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    [parameters] = runs_of(0)
+    (tmp_path / "run" / "log.txt").mkdir(parents=True)
+    with pytest.raises(InputError, match="log.txt: cannot be written"):
+        attempt(quick, parameters | {"runs": str(tmp_path)}, "run", wait=False)
 
 
 def test_a_disk_that_fills_up_stops_the_sweep_and_leaves_the_records_whole(tmp_path, cluster):
