@@ -8,7 +8,7 @@ READY = .venv/ready
 export JUPYTER_PREFER_ENV_PATH = 1
 unexport JUPYTER_PATH PYTHONPATH
 
-.PHONY: help run test lint lab bench lock clean
+.PHONY: help run test lint lab bench figures gist lock clean
 
 help:
 	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,14 @@ lab: $(READY) ## set up, and open JupyterLab at notebooks/0-start-here.ipynb
 
 bench: $(READY) ## set up, and time the layers beside those of others: minutes, on 2 cores with nothing else to do
 	$(BIN)/python benchmarks/layers.py
+
+figures: $(READY) ## set up, and execute the analysis notebooks from the committed records: a minute
+	$(BIN)/python -m lowrank.figures
+
+gist: ## share one of them by the gh command: make gist NB=5-shoot-out
+	@test -f "figures/$(NB).ipynb" || { echo "NB=$(NB): allowed are $(basename $(notdir $(wildcard figures/*.ipynb)))"; exit 1; }
+	@command -v gh >/dev/null || { echo "gh is not installed: see https://cli.github.com"; exit 1; }
+	gh gist create --desc "lowrank: $(NB)" "figures/$(NB).ipynb"
 
 lock: $(READY) ## fit requirements.lock to pyproject.toml; versions that still fit stay
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --generate-hashes \

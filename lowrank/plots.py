@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, PercentFormatter
 from scipy import stats
 
@@ -37,6 +38,7 @@ MARKERS = dict(zip(COLOURS, "sDvo^Ph*", strict=True))  # for print without colou
 OWN = ("#7B3294", "#8C510A", "#A50026")  # of decompositions of a user's own, which are circles
 SETTING = [each.name for each in fields(Config) if each.name not in ("seed", "save_weights", "runs")]
 APART = 1.03  # factor between the colours of an axis, so that equal sizes do not hide each other
+FAINT = {"alpha": 0.35, "markersize": 5, "markeredgewidth": 0}
 STYLE = {
     "figure.facecolor": "white",  # opaque: a dark page shows a white card
     "savefig.facecolor": "white",
@@ -130,7 +132,7 @@ def accuracy_against_parameters(
     """Test accuracy over parameters (log): a colour for each value of `by`, "decomp" or "dims".
 
     Every run is a faint dot, every setting a mean with its interval, every front a step; colours of equal size
-    stand a little apart. `dense` and `separable` are bands across, marked at their size. Raises InputError as
+    stand a little apart. `dense` and `separable` are bands across, with their size. Raises InputError as
     `points` does.
     """
     ax = ax or plt.subplots()[1]
@@ -141,7 +143,7 @@ def accuracy_against_parameters(
     for k, (key, colour) in enumerate(hues.items()):
         apart = APART ** (k - (len(hues) - 1) / 2)
         runs, group = (one[(one[by] == key) & ~one.decomp.isin(PLAIN)] for one in (table, rows))
-        ax.plot(apart * runs.parameters, runs.test_accuracy, ".", color=colour, alpha=0.4, markeredgewidth=0)
+        ax.plot(apart * runs.parameters, runs.test_accuracy, "o", color=colour, **FAINT)
         group = group.assign(parameters=apart * group.parameters)
         means(ax, group, colour, f"{key}" if by == "decomp" else f"{key} modes", MARKERS.get(key, "o"))
     ax.set_xscale("log")
@@ -149,7 +151,9 @@ def accuracy_against_parameters(
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(xlabel="parameters", ylabel="test accuracy")
     if hues:
-        ax.legend()
+        sizes = rows.parameters[~rows.decomp.isin(PLAIN)]
+        ax.set_xlim(sizes.min() / 1.3, 1.3 * sizes.max())  # the baselines are larger by far, and say their size
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     note(ax, caption(table))
     return ax
 
@@ -179,7 +183,7 @@ def band(ax: Axes, row: Any) -> None:
     if row.n > 1:
         ax.axhspan(row.low, row.high, color=colour, alpha=0.12, linewidth=0)
     ax.plot(row.parameters, row.mean, MARKERS[row.decomp], color=colour, markersize=7)
-    text = f"{row.decomp}, {EngFormatter(sep='')(row.parameters)}"
+    text = f"{row.decomp}, {EngFormatter(places=0, sep='')(row.parameters)}"
     below = row.decomp == "separable"  # the two may be close
     place = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "va": "top" if below else "bottom"}
     ax.annotate(text, (0.01, row.mean), (0, -4 if below else 4), **place, color=colour)
@@ -239,4 +243,35 @@ def parameter_counts(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yscale("log")
     counted(ax.yaxis, steps=(1,))
     ax.set(xlabel="rank_scale", ylabel="parameters")
+    return ax
+
+
+# --- differences
+
+
+def forest(rows: pd.DataFrame, label: str, by: str, ax: Axes | None = None) -> Axes:
+    """Differences in test accuracy with their intervals, a line for each value of `label`, a colour for each of `by`.
+
+    `rows` has the columns `mean`, `low`, `high` (of 1) and `n`, besides `label` and `by`. A difference whose
+    interval leaves out 0 is filled.
+    """
+    ax = ax or plt.subplots()[1]
+    labels, groups = list(dict.fromkeys(rows[label])), list(dict.fromkeys(rows[by]))
+    hues = colours(by, groups)
+    for k, group in enumerate(groups):
+        lines = rows[rows[by] == group]
+        heights = [labels.index(each) + (k - (len(groups) - 1) / 2) * 0.8 / len(groups) for each in lines[label]]
+        errors = 100 * np.abs(lines[["low", "high"]].to_numpy() - lines[["mean"]].to_numpy()).T
+        ax.errorbar(100 * lines["mean"], heights, xerr=errors, fmt="none", color=hues[group], elinewidth=1.6, capsize=3)
+        fills = np.where((lines.low > 0) | (lines.high < 0), to_hex(hues[group]), "white")
+        ax.scatter(100 * lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=f"{by} {group}")
+    ax.axvline(0, color="#444444", linewidth=1)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="difference in test accuracy (points)", ylabel="")
+    if len(groups) > 1:
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    n = listed(rows.n.astype(int))
+    note(ax, f"paired by seed, Student t {CONFIDENCE:.0%} intervals over n = {n} pairs; filled where 0 lies outside")
     return ax
