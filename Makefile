@@ -28,8 +28,9 @@ lab: $(READY) ## set up, and open JupyterLab at notebooks/0-start-here.ipynb
 	$(BIN)/jupyter-lab $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--LabApp.default_url=/lab/tree/notebooks/0-start-here.ipynb
 
-bench: $(READY) ## set up, and time the layers beside those of others: minutes, on 2 cores with nothing else to do
+bench: $(READY) ## set up, and time layers and training beside those of others: minutes, on 2 cores with nothing else to do
 	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/training.py
 
 figures: $(READY) ## set up, and execute the analysis notebooks from the committed records: a minute
 	$(BIN)/python -m lowrank.figures

@@ -17,19 +17,15 @@ are to be taken again.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
 import time
 import warnings
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import tntorch
 import torch
 import torch.nn.functional as F
+from machine import machine, store
 from torch import Tensor, nn
 
 import lowrank
@@ -41,7 +37,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what the import itself finds deprecated
     import tltorch
 
-RESULTS = Path(__file__).parent / "results"
 IMAGES = {128: 16, 256: 8, 512: 4}  # C: height and width
 BATCH, THREADS, ROUNDS, WARM_UP = 128, 2, 15, 2
 BUDGETS = (0.1, 0.5)
@@ -183,27 +178,9 @@ def crossing(shares: pd.Series, ratios: pd.Series) -> float:
     return (1 - start) / slope
 
 
-def machine() -> str:
-    """The processor's name, fit for a file's."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    name = found[1] if found else platform.processor() or platform.machine()
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def setting(rounds: int) -> dict[str, object]:
-    """What a figure depends on, besides the layer: columns of both files."""
-    packages = {name.replace("-", "_"): version(name) for name in ("torch", "tntorch", "tensorly-torch")}
+def keep(table: pd.DataFrame, name: str, rounds: int) -> None:
     fixed = {"batch_size": BATCH, "threads": THREADS, "precision": "float32", "rounds": rounds}
-    host = {"machine": machine(), "load": round(os.getloadavg()[0], 1), "python": platform.python_version()}
-    return {**fixed, **host, **packages}
-
-
-def store(table: pd.DataFrame, name: str, rounds: int) -> None:
-    path = RESULTS / f"{name}-{machine()}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.assign(**setting(rounds)).to_csv(path, index=False, float_format="%.4f")
-    print(f"\n{path} holds this table.\n")
+    store(table, name, ("torch", "tntorch", "tensorly-torch"), **fixed)
 
 
 def main(rounds: int) -> None:
@@ -213,13 +190,13 @@ def main(rounds: int) -> None:
     print(f"{machine()}, {THREADS} threads, medians of {rounds} rounds, ratio to the separable layer\n")
     layers = pd.concat(layer_table(channels, rounds) for channels in IMAGES)
     print(layers.pivot_table("ratio", ["layer", "budget"], "channels", sort=False).round(2).to_string())
-    store(layers, "layers", rounds)
+    keep(layers, "layers", rounds)
     print("Two thin products through m channels over one with W built, by m / C")
     thin = pd.concat(contraction_table(channels, rounds) for channels in IMAGES)
     print(thin.pivot_table("ratio", "share", "channels").round(2).to_string())
     for channels, rows in thin.groupby("channels"):
         print(f"C = {channels}: they break even at m = {crossing(rows.share, rows.ratio):.2f} C")
-    store(thin, "contraction", rounds)
+    keep(thin, "contraction", rounds)
 
 
 if __name__ == "__main__":

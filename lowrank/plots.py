@@ -189,8 +189,8 @@ def band(ax: Axes, row: Any) -> None:
     ax.annotate(text, (0.01, row.mean), (0, -4 if below else 4), **place, color=colour)
 
 
-def counted(axis: Any, steps: Sequence[int] = (1, 2, 5)) -> None:
-    """Ticks of a logarithmic axis of counts: 10k, 20k, 50k."""
+def counted(axis: Any, steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
+    """Ticks of a logarithmic axis of counts: 10k, 15k, 20k, 30k."""
     axis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axis.set_major_formatter(EngFormatter(sep=""))
     axis.set_minor_locator(plt.NullLocator())

@@ -1,21 +1,32 @@
-"""The benchmark of the layers compares what it says, and writes it down."""
+"""The benchmarks compare what they say, and write it down."""
 
-import importlib.util
-from pathlib import Path
+from importlib import import_module
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-PATH = Path(__file__).resolve().parent.parent / "benchmarks" / "layers.py"
+from lowrank.config import Config
+from lowrank.data import HOLE
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_layers", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_module("layers")
+
+
+@pytest.fixture
+def training():
+    return import_module("training")
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """The folder of the tables."""
+    folder = tmp_path / "made" / "results"
+    monkeypatch.setattr(import_module("machine"), "RESULTS", folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +53,8 @@ def test_all_layers_do_the_same_job_with_as_many_parameters(bench):
             assert parameters(layer) == pytest.approx(allowed, rel=0.15), name
 
 
-def test_both_tables_are_printed_and_written_with_the_machine(bench, tmp_path, monkeypatch, capsys):
-    results = tmp_path / "made" / "results"
-    for name, value in {"IMAGES": {32: 2}, "BATCH": 2, "THREADS": 1, "WARM_UP": 0, "RESULTS": results}.items():
+def test_both_tables_are_printed_and_written_with_the_machine(bench, results, monkeypatch, capsys):
+    for name, value in {"IMAGES": {32: 2}, "BATCH": 2, "THREADS": 1, "WARM_UP": 0}.items():
         monkeypatch.setattr(bench, name, value)
     try:
         bench.main(rounds=2)
@@ -56,3 +66,43 @@ def test_both_tables_are_printed_and_written_with_the_machine(bench, tmp_path, m
     for table in (layers, contraction):
         assert set(table.machine) == {bench.machine()} and set(table.threads) == {1}
         assert (table.ratio > 0).all()
+
+
+# --- training
+
+
+def test_the_table_of_training_is_printed_and_written(training, results, monkeypatch, capsys):
+    for name, value in {"WIDTHS": (16,), "THREADS": 1, "BATCH": 4, "WARM_UP": 0}.items():
+        monkeypatch.setattr(training, name, value)
+    try:
+        training.main(rounds=2)
+    finally:
+        torch.set_flush_denormal(False)
+    table = pd.read_csv(next(results.glob("training-*.csv"))).set_index("network")
+    assert list(table.index) == list(training.NETWORKS) and "tt, budget 0.1" in capsys.readouterr().out
+    assert (table[[*training.WAYS, "over 2018", "over transforms v2"]] > 0).all(axis=None)
+    assert table.loc["separable", "over separable"] == 1
+
+
+@pytest.mark.parametrize("way", ["2018", "transforms v2"])
+def test_the_other_pipelines_augment_as_lowrank_does(training, way):
+    """Every image is a crop of its padded original, flipped or not, with a hole of the mean colour."""
+    data = training.random_images(8)
+    config = Config(dataset="digits", width=4, batch_size=4)
+    mean, deviation = (each.numpy()[0] for each in data.moments)
+    originals = np.pad((data.train_images.numpy() - mean) / deviation, [(0, 0), (0, 0), (4, 4), (4, 4)], "reflect")
+    images = training.trainer(way, config, data).loader.dataset
+    for index in range(8):
+        image = np.asarray(images[index][0])
+        views = np.lib.stride_tricks.sliding_window_view(originals[index], (3, 32, 32))[0].reshape(-1, 3, 32, 32)
+        distances = (np.abs(np.concatenate([views, views[..., ::-1]]) - image) > 1e-4).any(1).sum((1, 2))
+        assert distances.min() == pytest.approx(HOLE**2, abs=2)  # a pixel of the hole may have the mean colour
+
+
+def test_the_other_pipelines_learn(training):
+    data = training.random_images(16)
+    for way in ("2018", "transforms v2"):
+        pipeline = training.trainer(way, Config(dataset="digits", width=4, batch_size=8, epochs=2), data)
+        before = [parameter.detach().clone() for parameter in pipeline.network.parameters()]
+        pipeline.train(0)
+        assert all((a != b).any() for a, b in zip(before, pipeline.network.parameters(), strict=True))

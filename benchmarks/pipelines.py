@@ -1,0 +1,102 @@
+"""How others train the same network: the pipeline of 2018 and torchvision's, the references for speed.
+
+Both take one image after the other through a DataLoader in this process, and train in float32 and in torch's default
+memory format, with plain SGD. They share nothing with lowrank.train but the network and the schedule.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from lowrank.config import Config
+from lowrank.data import HOLE, PAD, SIZE, Data
+from lowrank.network import Block
+from lowrank.train import rate, steps_an_epoch
+from lowrank.trial import build
+
+
+class Numpy(Dataset):
+    """As in 2018: normalised and padded beforehand, then cropped, flipped and cut out by numpy, image by image."""
+
+    def __init__(self, data: Data) -> None:
+        images, (mean, deviation) = data.train_images.numpy(), (each.numpy()[0] for each in data.moments)
+        border = [(0, 0), (0, 0), (PAD, PAD), (PAD, PAD)]
+        self.images = np.pad((images - mean) / deviation, border, mode="reflect").astype(np.float32)
+        self.labels = data.train_labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        top, left = np.random.randint(0, 2 * PAD + 1, 2)
+        image = self.images[index, :, top : top + SIZE, left : left + SIZE]
+        image = (image[:, :, ::-1] if np.random.rand() < 0.5 else image).copy()
+        top, left = np.random.randint(0, SIZE - HOLE + 1, 2)
+        image[:, top : top + HOLE, left : left + HOLE] = 0
+        return image, self.labels[index]
+
+
+class Torchvision(Dataset):
+    """The same augmentation by torchvision's transforms."""
+
+    def __init__(self, data: Data) -> None:
+        self.images, self.labels = data.train_images, data.train_labels.tolist()
+        mean, deviation = (each.flatten().div(255).tolist() for each in data.moments)
+        share = (HOLE / SIZE) ** 2
+        self.transform = v2.Compose(
+            [
+                v2.RandomCrop(SIZE, padding=PAD, padding_mode="reflect"),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(mean, deviation),
+                v2.RandomErasing(p=1, scale=(share, share), ratio=(1, 1)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def norm_relu_pool(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+    """The order of 2018; max pool and ReLU commute. [B, C, H, W] -> [B, C, H / 2, W / 2] or as x."""
+    x = torch.relu(norm(x))
+    return F.max_pool2d(x, 2) if pool else x
+
+
+class Pipeline:
+    """A network of lowrank and its optimiser, trained the way of `images`, one epoch at a time.
+
+    With `summed` the loss is summed over the batch, as in 2018: the rate is divided by the batch size, the decay
+    multiplied.
+    """
+
+    def __init__(self, config: Config, data: Data, images: type[Dataset], summed: bool = False) -> None:
+        self.config, self.network = config, build(config, len(data.classes))
+        for block in self.network.modules():
+            if isinstance(block, Block):
+                block.activate = norm_relu_pool
+        self.loader = DataLoader(images(data), config.batch_size, shuffle=True, drop_last=True)
+        self.steps = steps_an_epoch(config, data)
+        self.reduction, self.factor = ("sum", config.batch_size) if summed else ("mean", 1)
+        decay = config.weight_decay * self.factor
+        parameters = self.network.parameters()
+        self.optimiser = torch.optim.SGD(parameters, 0.1, config.momentum, weight_decay=decay, nesterov=True)
+
+    def train(self, epoch: int) -> None:
+        self.network.train()
+        for step, (images, labels) in enumerate(self.loader):
+            progress = (epoch * self.steps + step + 1) / (self.config.epochs * self.steps + 1)
+            peak = self.config.learning_rate / self.factor
+            self.optimiser.param_groups[0]["lr"] = peak * rate(self.config.schedule, progress)
+            loss = F.cross_entropy(self.network(images), labels, reduction=self.reduction)
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()

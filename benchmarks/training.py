@@ -1,0 +1,95 @@
+"""What training costs: images a second of lowrank's loop, of the pipeline of 2018 and of torchvision's transforms.
+
+The same networks (dense, separable, every decomposition at budget 0.1, and a bottleneck of half the channels), in
+batches of 512 random images (speed does not depend on what they show), on this machine's CPU. In a round every network
+is trained by all three in turn; a figure is the median over the rounds, a ratio the median of the ratios within a
+round. pipelines.py describes the other two. Where `load` in the file is well above 2, others worked on the machine, and
+the figures are to be taken again.
+
+    make bench    prints the table, and writes benchmarks/results/training-<machine>.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+from machine import machine, store
+from pipelines import Numpy, Pipeline, Torchvision
+
+from lowrank.config import Config
+from lowrank.data import Data, assembled
+from lowrank.studies import FORMS, grid
+from lowrank.train import Loop, resolved_precision
+from lowrank.trial import build
+
+WIDTHS, THREADS, BATCH, ROUNDS, WARM_UP = (16, 64), 2, 512, 5, 1
+NETWORKS = {
+    "dense": {"decomp": "dense"},
+    "separable": {"decomp": "separable"},
+    "bottleneck, half the channels": {"decomp": "bottleneck", "budget": 1.0},
+} | {f"{run['decomp']}, budget 0.1": run for run in grid(decomp=FORMS, budget=[0.1])}
+WAYS = ("2018", "transforms v2", "lowrank")
+
+
+def random_images(count: int) -> Data:
+    images, labels = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32)), np.arange(count) % 10
+    return assembled(images, labels, images[:10], labels[:10], range(10))
+
+
+def trainer(way: str, config: Config, data: Data) -> Loop | Pipeline:
+    """One way to train the network of a config."""
+    if way == "lowrank":
+        return Loop(config, build(config, len(data.classes)), data, lambda: None)
+    return Pipeline(config, data, summed=True, images=Numpy) if way == "2018" else Pipeline(config, data, Torchvision)
+
+
+def speeds(width: int, precision: str, rounds: int) -> pd.DataFrame:
+    """Images a second: a row a round, a column for each network and way."""
+    data = random_images(BATCH)
+    trainers = {}
+    for network, way in product(NETWORKS, WAYS):
+        config = Config(dataset="digits", width=width, batch_size=BATCH, precision=precision, **NETWORKS[network])
+        trainers[network, way] = trainer(way, config, data)
+    rows = [[BATCH / seconds(each) for each in trainers.values()] for _ in range(WARM_UP + rounds)]
+    return pd.DataFrame(rows[WARM_UP:], columns=pd.MultiIndex.from_tuples(trainers))
+
+
+def seconds(trainer: Loop | Pipeline) -> float:
+    """Of one epoch: a batch."""
+    start = time.perf_counter()
+    trainer.train(0)
+    return time.perf_counter() - start
+
+
+def training_table(width: int, precision: str, rounds: int) -> pd.DataFrame:
+    """A row a network: images a second each way, lowrank's ratios to the others' and to its own separable network's."""
+    runs = speeds(width, precision, rounds)
+    own = runs.xs("lowrank", axis=1, level=1)
+    table = runs.median().unstack()[list(WAYS)].loc[list(NETWORKS)]
+    for way in WAYS[:2]:
+        table[f"over {way}"] = (own / runs.xs(way, axis=1, level=1)).median()
+    table["over separable"] = own.div(own["separable"], axis=0).median()
+    return table.rename_axis("network").reset_index().assign(width=width)
+
+
+def main(rounds: int) -> None:
+    torch.set_num_threads(THREADS)
+    torch.set_flush_denormal(True)
+    precision = resolved_precision("auto", torch.device("cpu"))
+    print(f"{machine()}, {THREADS} threads, {precision}, images a second and ratios, medians of {rounds} rounds\n")
+    tables = [training_table(width, precision, rounds) for width in WIDTHS]
+    table = pd.concat(tables).set_index(["width", "network"])
+    print(table.round({way: 0 for way in WAYS}).round(2).to_string())
+    fixed = {"batch_size": BATCH, "threads": THREADS, "precision": precision, "rounds": rounds}
+    store(table.reset_index(), "training", ("torch", "torchvision"), **fixed)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of all networks ({ROUNDS})")
+    main(parser.parse_args().rounds)
