@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,14 +51,26 @@ def execute(notebook: Path, folder: Path, **parameters: Any) -> nbformat.Noteboo
         config = Path(scratch, "profile_default", "ipython_kernel_config.py")
         config.parent.mkdir()
         config.write_text(KERNEL)
-        os.environ |= {"IPYTHONDIR": scratch, "SOURCE_DATE_EPOCH": "0"}  # pictures carry no date
         executed = Path(scratch, notebook.name)
-        papermill.execute_notebook(notebook, executed, parameters, progress_bar=False, cwd=notebook.parent)
+        with environment(IPYTHONDIR=scratch, SOURCE_DATE_EPOCH="0"):  # pictures carry no date
+            papermill.execute_notebook(notebook, executed, parameters, progress_bar=False, cwd=notebook.parent)
         shared = cleaned(nbformat.read(executed, as_version=4))
     folder.mkdir(exist_ok=True)
     keep_pictures(shared, folder, notebook.stem)
     nbformat.write(shared, folder / notebook.name)
     return shared
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables for the processes that start meanwhile."""
+    before = dict(os.environ)
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -1,6 +1,7 @@
 """The analysis notebooks from made-up records: what is shared is clean, and its sentences follow the records."""
 
 import json
+import re
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -131,3 +132,15 @@ def test_differences_are_paired_and_their_interval_is_students():
 def test_a_gist_of_nothing_is_refused(name, message):
     done = subprocess.run(["make", "gist", f"NB={name}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and done.stdout.startswith(message)
+
+
+def test_the_findings_of_the_readme_are_in_the_notebooks_that_they_name():
+    """Every decimal number of a finding stands in what that notebook has computed."""
+    readme = (ROOT / "README.md").read_text()
+    findings = re.findall(r"^- (.*?)\[the notebook\]\((figures/.*?\.ipynb)\)", readme, re.MULTILINE | re.DOTALL)
+    assert len(findings) >= 3
+    for finding, path in findings:
+        outputs = [out for cell in nbformat.read(ROOT / path, 4).cells for out in cell.get("outputs", [])]
+        computed = " ".join(out.data.get("text/markdown", "") for out in outputs)
+        numbers = re.findall(r"[-+]?\d+\.\d+", finding)
+        assert numbers and not [number for number in numbers if number not in computed], path
