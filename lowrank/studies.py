@@ -26,6 +26,7 @@ SEEDS = {"smoke": 2, "cpu": 3, "gpu": 5}
 SECONDS = {"smoke": 2, "cpu": 80, "gpu": 20}  # a run, until some have been timed
 DIMS = {"smoke": [2, 3], "cpu": [2, 3, 4, 6], "gpu": [2, 3, 4, 5, 6, 7, 8, 9]}
 BUDGETS = {"smoke": [0.1, 0.5], "cpu": [0.05, 0.1, 0.25], "gpu": [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]}
+PRECISIONS = {"smoke": ["float32"], "cpu": ["float32", "bfloat16"], "gpu": ["float32", "bfloat16", "float16"]}
 FORMS = ["bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
 
 # A bottleneck of rank channels // k holds 2 / k of the weights of a square layer: that is the budget of k.
@@ -64,10 +65,9 @@ def fold(scale: str, *decomps: str) -> list[dict[str, Any]]:
 
 
 def baselines(scale: str) -> list[dict[str, Any]]:
-    """The plain networks under both recipes, in each precision (float16 needs a GPU)."""
-    precisions = ["float32", "bfloat16"] + (["float16"] if scale == "gpu" else [])
+    """The plain networks under both recipes, in each precision (bfloat16 crawls where a processor does not know it)."""
     forms = grid(decomp=["dense", "separable"]) + grid(decomp=["bottleneck"], budget=[1.0, 0.2])
-    return each(each(forms, *grid(precision=precisions)), {}, long(scale))
+    return each(each(forms, *grid(precision=PRECISIONS[scale])), {}, long(scale))
 
 
 def weight_decay(scale: str) -> list[dict[str, Any]]:
