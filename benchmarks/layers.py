@@ -3,8 +3,9 @@
 A pointwise convolution of C channels after a depthwise 3x3, forward and backward, batch 128, float32, channels_last,
 two CPU threads, memory handled as in training. All layers are timed in one process, in turn, each right after the
 separable layer: a figure is the median over the rounds of the ratio to it, so that most of what else the machine
-does falls out. Peers hold as many parameters as ours: tntorch rebuilds the pointwise weight at every step,
-tensorly-torch factorizes a 3x3 convolution, which replaces the depthwise one too.
+does falls out. Peers hold as many parameters as ours: tntorch rebuilds the pointwise weight at every step;
+tensorly-torch folds it into as many modes as ours (`folded`, the like of our layers), or factorizes a whole 3x3
+convolution, unfolded (`3x3`: two thin products through few channels, as in a bottleneck, without the depthwise one).
 
 A second table shows where two thin products through m channels stop being cheaper than building W: the ratio of the
 two ways over m / C, and the m / C at which it crosses 1: what the choice in formats.Layout.contraction rests on. Two
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -78,7 +80,34 @@ def rebuilt(channels: int, decomp: str, budget: float) -> nn.Module:
     return layer
 
 
-def tensorly(channels: int, decomp: str, budget: float, implementation: str) -> nn.Module:
+class Folded(nn.Module):
+    """A pointwise convolution that tensorly-torch folds into four modes: [B, C, H, W] -> [B, C, H, W]."""
+
+    def __init__(self, channels: int, decomp: str, budget: float, implementation: str) -> None:
+        super().__init__()
+        folding = fold(channels, channels, 4)
+        rows, columns = folding.modes[:2], folding.modes[2:]
+        if decomp == "blocktt":  # two cores [r[k-1], row mode, column mode, r[k]]
+            rank = round(budget * channels**2 / sum(i * j for i, j in zip(rows, columns, strict=True)))
+        else:
+            [layout] = solve(decomp, [folding], budget=budget)
+            rank = layout.ranks if decomp == "tucker" else layout.ranks[0]
+        self.linear = tltorch.FactorizedLinear(
+            columns, rows, bias=False, factorization=decomp, rank=rank, implementation=implementation
+        )
+        self.linear.weight.normal_(0, 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def folded(channels: int, decomp: str, budget: float, implementation: str) -> nn.Module:
+    layer = separable(channels, channels)
+    layer.pointwise = Folded(channels, decomp, budget, implementation)
+    return layer
+
+
+def whole(channels: int, decomp: str, budget: float, implementation: str) -> nn.Module:
     parameters = 9 * channels + budget * channels**2
     layer = tltorch.FactorizedConv(
         channels, channels, 3, order=2, padding=1,
@@ -99,10 +128,13 @@ def contestants(channels: int) -> dict[Key, nn.Module]:
             layers[f"lowrank {decomp}", budget] = ours(channels, decomp, budget)
         for decomp in ("tt", "tucker"):
             layers[f"tntorch {decomp}", budget] = rebuilt(channels, decomp, budget)
+        for decomp, implementation in product(("blocktt", "tucker", "cp"), ("factorized", "reconstructed")):
+            name = f"tensorly-torch {decomp} folded, {implementation}"
+            layers[name, budget] = folded(channels, decomp, budget, implementation)
         for decomp in ("tt", "tucker", "cp"):
-            layers[f"tensorly-torch {decomp} factorized", budget] = tensorly(channels, decomp, budget, "factorized")
+            layers[f"tensorly-torch {decomp} 3x3, factorized", budget] = whole(channels, decomp, budget, "factorized")
     for decomp in ("tt", "tucker", "cp"):  # built into a dense kernel, which costs the same at every budget
-        layers[f"tensorly-torch {decomp} reconstructed", 0.5] = tensorly(channels, decomp, 0.5, "reconstructed")
+        layers[f"tensorly-torch {decomp} 3x3, reconstructed", 0.5] = whole(channels, decomp, 0.5, "reconstructed")
     return layers
 
 

@@ -3,8 +3,8 @@
 The same networks (dense, separable, every decomposition at budget 0.1, and a bottleneck of half the channels), in
 batches of 512 random images (speed does not depend on what they show), on this machine's CPU. In a round every network
 is trained by all three in turn; a figure is the median over the rounds, a ratio the median of the ratios within a
-round. pipelines.py describes the other two. Where `load` in the file is well above 2, others worked on the machine, and
-the figures are to be taken again.
+round. pipelines.py describes the other two; in this process they, too, reuse large blocks of memory. Where `load` in
+the file is well above 2, others worked on the machine, and the figures are to be taken again.
 
     make bench    prints the table, and writes benchmarks/results/training-<machine>.csv
 """
@@ -24,7 +24,7 @@ from pipelines import Numpy, Pipeline, Torchvision
 from lowrank.config import Config
 from lowrank.data import Data, assembled
 from lowrank.studies import FORMS, grid
-from lowrank.train import Loop, resolved_precision
+from lowrank.train import Loop, resolved_precision, reuse_memory
 from lowrank.trial import build
 
 WIDTHS, THREADS, BATCH, ROUNDS, WARM_UP = (16, 64), 2, 512, 5, 1
@@ -80,6 +80,7 @@ def training_table(width: int, precision: str, rounds: int) -> pd.DataFrame:
 def main(rounds: int) -> None:
     torch.set_num_threads(THREADS)
     torch.set_flush_denormal(True)
+    reuse_memory()
     precision = resolved_precision("auto", torch.device("cpu"))
     print(f"{machine()}, {THREADS} threads, {precision}, images a second and ratios, medians of {rounds} rounds\n")
     tables = [training_table(width, precision, rounds) for width in WIDTHS]

@@ -41,9 +41,13 @@ def bottleneck(cores: Sequence[Tensor], folding: Folding) -> Factors:
     return left, right
 
 
-@torch.compiler.assume_constant_result  # integers only: not for a compiler to trace
 def last_product(modes: tuple[int, ...], bonds: tuple[int, ...]) -> int:
     return cheapest(modes, bonds)[1]
+
+
+# Integers only: not for a compiler to trace. torch.compiler.assume_constant_result sets just this, but importing it
+# takes as long as importing torch.
+last_product._dynamo_marked_constant = True
 
 
 def joined(cores: Sequence[Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ STUDIES = ["weight-decay", "tensor-train", "cp", "shoot-out", "then-and-now"]
 RUNS = [notebook for notebook in figures.NOTEBOOKS if notebook.stem != "1-parameter-counts"]
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 SIZES = {"dense": 80_000, "separable": 16_000}
+pytestmark = pytest.mark.xdist_group("figures")  # one worker executes the notebooks
 
 
 def made_up(config: Config, run: str) -> dict:
@@ -130,7 +131,8 @@ def test_differences_are_paired_and_their_interval_is_students():
 
 @pytest.mark.parametrize(("name", "message"), [("", "NB=: "), ("9-no-such", "NB=9-no-such: ")])
 def test_a_gist_of_nothing_is_refused(name, message):
-    done = subprocess.run(["make", "gist", f"NB={name}"], cwd=ROOT, capture_output=True, text=True)
+    command = ["make", "--no-print-directory", "gist", f"NB={name}"]  # without it a make inside a make says more
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and done.stdout.startswith(message)
 
 

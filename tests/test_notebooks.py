@@ -62,7 +62,6 @@ def test_train_leaves_a_row_a_picture_and_a_quiet_notebook(tmp_path):
     ("parameters", "line"),
     [
         (["-p", "dimz", "3"], "InputError: dimz=3: there is no such parameter; did you mean dims?"),
-        (["-p", "augment", "false"], "InputError: augment='false' is of type str; allowed: bool, True or False"),
         (["-y", "{weight_decay: 5e-4}"], "InputError: weight_decay='5e-4' is of type str; allowed: float"),
         (["-p", "budget", "0.001"], "InputError: budget=0.001: the smallest tt"),
     ],
