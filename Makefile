@@ -19,7 +19,7 @@ run: $(READY) ## set up, and train a tensor-train network on digits: the first n
 	@echo "Notebook and picture: runs/first.ipynb. Row: runs/results.csv."
 
 test: lint ## set up, check the style and run all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(READY) ## set up, and check the style alone
 	$(BIN)/ruff check

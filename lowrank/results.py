@@ -169,9 +169,9 @@ def table(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> bytes:
     """Rows as CSV: the given columns first, then whatever else the rows hold."""
     names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row.get(name, "") for name in names] for row in rows)
     return text.getvalue().encode()
 
 

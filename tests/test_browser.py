@@ -25,10 +25,7 @@ SMALL = {"dataset": "digits", "width": 4, "epochs": 1, "batch_size": 512, "budge
 QUIET = {"notification": {"fetchNews": "false", "checkForUpdates": False}}
 WAIT = 120_000  # milliseconds
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium to open JupyterLab in"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium to open JupyterLab in")
 
 
 class Lab:

@@ -195,9 +195,6 @@ def test_start_here_links_to_every_notebook_and_to_nothing_else():
     assert links == {path.name for path in NOTEBOOKS.glob("*.ipynb")} - {"0-start-here.ipynb"}
 
 
-one_worker = pytest.mark.xdist_group("executed")  # executes the notebooks
-
-
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     """The notebooks of the front door, executed in this order over one folder of runs, from two working directories."""
@@ -214,7 +211,6 @@ def executed(tmp_path_factory):
     return folder
 
 
-@one_worker
 @pytest.mark.parametrize(
     ("name", "pictures", "tables"), [("0-start-here", 1, 1), ("your-own", 1, 1), ("explore", 4, 3)]
 )
@@ -231,7 +227,6 @@ def test_executed_copies_are_static(executed, name, pictures, tables):
     assert len(json.dumps(content)) < 1e6
 
 
-@one_worker
 def test_the_kronecker_run_is_recorded_beside_the_tensor_train(executed):
     table = pd.read_csv(executed / "runs" / "results.csv").query("dims == 4").set_index("decomp")
     assert set(table.index) == {"kronecker", "tt"} and set(table.status) == {"done"}

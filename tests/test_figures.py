@@ -20,7 +20,6 @@ STUDIES = ["weight-decay", "tensor-train", "cp", "shoot-out", "then-and-now"]
 RUNS = [notebook for notebook in figures.NOTEBOOKS if notebook.stem != "1-parameter-counts"]
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 SIZES = {"dense": 80_000, "separable": 16_000}
-pytestmark = pytest.mark.xdist_group("figures")  # one worker executes the notebooks
 
 
 def made_up(config: Config, run: str) -> dict:

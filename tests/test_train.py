@@ -174,7 +174,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_it_would_have(tmp_path
     assert not list(stopped.glob("*/record.json"))
     output, _ = process(stopped, decomp, precision).communicate()
     assert "going on after epoch" in output
-    process(alone, decomp, precision).communicate()
+    run(alone, decomp=decomp, precision=precision, epochs=8, budget=0.3)
     assert numbers(stopped) == numbers(alone)
     assert len(numbers(stopped)) == 8
     assert not list(stopped.glob("*/checkpoint.pt"))
