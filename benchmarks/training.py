@@ -2,9 +2,10 @@
 
 The same networks (dense, separable, every decomposition at budget 0.1, and a bottleneck of half the channels), in
 batches of 512 random images (speed does not depend on what they show), on this machine's CPU. In a round every network
-is trained by all three in turn; a figure is the median over the rounds, a ratio the median of the ratios within a
-round. pipelines.py describes the other two; in this process they, too, reuse large blocks of memory. Where `load` in
-the file is well above 2, others worked on the machine, and the figures are to be taken again.
+is trained by all three in turn, each in a process of its own, because lowrank's loop changes how its process handles
+memory; a figure is the median over the rounds, a ratio the median of the ratios within a round. pipelines.py describes
+the other two. Where `load` in the file is well above 2, others worked on the machine, and the figures are to be taken
+again.
 
     make bench    prints the table, and writes benchmarks/results/training-<machine>.csv
 """
@@ -13,7 +14,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from itertools import product
+from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
@@ -34,6 +38,7 @@ NETWORKS = {
     "bottleneck, half the channels": {"decomp": "bottleneck", "budget": 1.0},
 } | {f"{run['decomp']}, budget 0.1": run for run in grid(decomp=FORMS, budget=[0.1])}
 WAYS = ("2018", "transforms v2", "lowrank")
+TRAINERS: dict[str, Loop | Pipeline] = {}  # of the process that trains one way, by network
 
 
 def random_images(count: int) -> Data:
@@ -48,22 +53,38 @@ def trainer(way: str, config: Config, data: Data) -> Loop | Pipeline:
     return Pipeline(config, data, summed=True, images=Numpy) if way == "2018" else Pipeline(config, data, Torchvision)
 
 
-def speeds(width: int, precision: str, rounds: int) -> pd.DataFrame:
-    """Images a second: a row a round, a column for each network and way."""
-    data = random_images(BATCH)
-    trainers = {}
-    for network, way in product(NETWORKS, WAYS):
-        config = Config(dataset="digits", width=width, batch_size=BATCH, precision=precision, **NETWORKS[network])
-        trainers[network, way] = trainer(way, config, data)
-    rows = [[BATCH / seconds(each) for each in trainers.values()] for _ in range(WARM_UP + rounds)]
-    return pd.DataFrame(rows[WARM_UP:], columns=pd.MultiIndex.from_tuples(trainers))
+def prepare(way: str, width: int, precision: str, batch_size: int, threads: int) -> None:
+    """All networks to train one way, in a process that is there for that."""
+    torch.set_num_threads(threads)
+    if way == "lowrank":  # as lowrank.train.train begins
+        reuse_memory()
+        torch.set_flush_denormal(True)
+    data = random_images(batch_size)
+    for network, form in NETWORKS.items():
+        config = Config(dataset="digits", width=width, batch_size=batch_size, precision=precision, **form)
+        TRAINERS[network] = trainer(way, config, data)
 
 
-def seconds(trainer: Loop | Pipeline) -> float:
+def seconds(network: str) -> float:
     """Of one epoch: a batch."""
     start = time.perf_counter()
-    trainer.train(0)
+    TRAINERS[network].train(0)
     return time.perf_counter() - start
+
+
+def speeds(width: int, precision: str, rounds: int) -> pd.DataFrame:
+    """Images a second: a row a round, a column for each network and way."""
+    columns = list(product(NETWORKS, WAYS))
+    with ExitStack() as stack:
+        pools = {}
+        for way in WAYS:
+            setting = (way, width, precision, BATCH, THREADS)
+            pools[way] = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), prepare, setting))
+        rows = [
+            [BATCH / pools[way].submit(seconds, network).result() for network, way in columns]
+            for _ in range(WARM_UP + rounds)
+        ]
+    return pd.DataFrame(rows[WARM_UP:], columns=pd.MultiIndex.from_tuples(columns))
 
 
 def training_table(width: int, precision: str, rounds: int) -> pd.DataFrame:
@@ -79,15 +100,14 @@ def training_table(width: int, precision: str, rounds: int) -> pd.DataFrame:
 
 def main(rounds: int) -> None:
     torch.set_num_threads(THREADS)
-    torch.set_flush_denormal(True)
-    reuse_memory()
     precision = resolved_precision("auto", torch.device("cpu"))
     print(f"{machine()}, {THREADS} threads, {precision}, images a second and ratios, medians of {rounds} rounds\n")
-    tables = [training_table(width, precision, rounds) for width in WIDTHS]
-    table = pd.concat(tables).set_index(["width", "network"])
-    print(table.round({way: 0 for way in WAYS}).round(2).to_string())
+    tables = []
+    for width in WIDTHS:
+        tables.append(training_table(width, precision, rounds))
+        print(tables[-1].set_index(["width", "network"]).round(dict.fromkeys(WAYS, 0)).round(2).to_string(), flush=True)
     fixed = {"batch_size": BATCH, "threads": THREADS, "precision": precision, "rounds": rounds}
-    store(table.reset_index(), "training", ("torch", "torchvision"), **fixed)
+    store(pd.concat(tables), "training", ("torch", "torchvision"), **fixed)
 
 
 if __name__ == "__main__":

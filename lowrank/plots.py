@@ -58,6 +58,7 @@ STYLE = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text
+    "svg.hashsalt": "lowrank",  # the same picture is the same file
 }
 
 
@@ -154,7 +155,8 @@ def accuracy_against_parameters(
         sizes = rows.parameters[~rows.decomp.isin(PLAIN)]
         ax.set_xlim(sizes.min() / 1.3, 1.3 * sizes.max())  # the baselines are larger by far, and say their size
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    note(ax, caption(table))
+    sideways = f"\nneighbouring colours are drawn {APART - 1:.0%} apart in parameters" if len(hues) > 1 else ""
+    note(ax, caption(table) + sideways)
     return ax
 
 

@@ -74,10 +74,7 @@ def test_both_tables_are_printed_and_written_with_the_machine(bench, results, mo
 def test_the_table_of_training_is_printed_and_written(training, results, monkeypatch, capsys):
     for name, value in {"WIDTHS": (16,), "THREADS": 1, "BATCH": 4, "WARM_UP": 0}.items():
         monkeypatch.setattr(training, name, value)
-    try:
-        training.main(rounds=2)
-    finally:
-        torch.set_flush_denormal(False)
+    training.main(rounds=2)
     table = pd.read_csv(next(results.glob("training-*.csv"))).set_index("network")
     assert list(table.index) == list(training.NETWORKS) and "tt, budget 0.1" in capsys.readouterr().out
     assert (table[[*training.WAYS, "over 2018", "over transforms v2"]] > 0).all(axis=None)
