@@ -103,3 +103,23 @@ def test_the_other_pipelines_learn(training):
         before = [parameter.detach().clone() for parameter in pipeline.network.parameters()]
         pipeline.train(0)
         assert all((a != b).any() for a, b in zip(before, pipeline.network.parameters(), strict=True))
+
+
+# --- accuracy
+
+
+def test_both_loops_are_trained_and_compared(results, monkeypatch, capsys):
+    bench = import_module("accuracy")
+    setting = bench.SETTING | {"width": 4, "epochs": 1, "batch_size": 256}
+    for name, value in {"SETTING": setting, "SEEDS": range(2)}.items():
+        monkeypatch.setattr(bench, name, value)
+    bench.main("digits")
+    table = pd.read_csv(next(results.glob("accuracy-*.csv")))
+    assert table[["way", "seed"]].values.tolist() == [["2018", 0], ["lowrank", 0], ["2018", 1], ["lowrank", 1]]
+    assert table.test_accuracy.between(0, 1).all()
+    assert f"{bench.apart(table):.1f} standard errors" in capsys.readouterr().out
+
+
+def test_the_distance_of_two_means_is_in_standard_errors():
+    table = pd.DataFrame({"way": list("aaabbb"), "test_accuracy": [0.1, 0.2, 0.3, 0.2, 0.3, 0.4]})
+    assert import_module("accuracy").apart(table) == pytest.approx(0.1 / (2 * 0.01 / 3) ** 0.5)
