@@ -258,7 +258,7 @@ def forest(rows: pd.DataFrame, label: str, by: str, ax: Axes | None = None) -> A
     interval leaves out 0 is filled.
     """
     ax = ax or plt.subplots()[1]
-    labels, groups = list(dict.fromkeys(rows[label])), list(dict.fromkeys(rows[by]))
+    labels, groups = list(dict.fromkeys(rows[label])), sorted(set(rows[by]))
     hues = colours(by, groups)
     for k, group in enumerate(groups):
         lines = rows[rows[by] == group]
