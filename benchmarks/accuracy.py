@@ -5,7 +5,7 @@ images, the same seeds both ways, each run in a process of one thread, as many a
 gives both the same initial weights; the order of the images and their augmentation are drawn in different ways.
 Printed are the means and how far they lie apart, in standard errors of their difference.
 
-    python benchmarks/accuracy.py <a folder or an archive of images>     (three quarters of an hour on 2 cores)
+    python benchmarks/accuracy.py <a folder or an archive of images>     (half an hour on 2 cores)
 
 writes benchmarks/results/accuracy-<machine>.csv, a row a run.
 """

@@ -20,11 +20,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .config import cache_folder
+from .network import plain
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 # Without traps: GCC would branch where a comparison could raise one, and branches are not vectorised.
@@ -52,12 +52,6 @@ def norm_pool_relu(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
         return NormPoolReLU.apply(x, norm.weight, norm.bias, norm, pool)
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # [C]
     return activated(x, pool, scale, norm.bias - norm.running_mean * scale)
-
-
-def plain(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
-    """The same by torch's own operations. ReLU stands behind the pool: they commute, and it has a quarter left."""
-    x = norm(x)
-    return torch.relu(F.max_pool2d(x, 2) if pool else x)
 
 
 def fits(x: Tensor, pool: bool) -> bool:

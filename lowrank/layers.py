@@ -46,7 +46,7 @@ def last_product(modes: tuple[int, ...], bonds: tuple[int, ...]) -> int:
 
 
 # Integers only: not for a compiler to trace. torch.compiler.assume_constant_result sets just this, but importing it
-# takes as long as importing torch.
+# takes nearly as long as importing torch.
 last_product._dynamo_marked_constant = True
 
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from .config import InputError
 from .formats import FORMATS, Layout, fold, solve
-from .fused import plain
 from .initial import approximate, draw, silence
 from .layers import Decomposed, DecomposedConv2d, DecomposedLinear, is_grouped, kernel_size, matrix_shape, named_layers
 from .summary import summary
@@ -29,6 +29,12 @@ INITS = ("weights", "random", "decompose", "decompose_rescaled")
 
 
 # --- the CIFAR network
+
+
+def plain(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+    """relu(max_pool2d(norm(x), 2)), or without the pool: [B, C, H, W] -> [B, C, H / 2, W / 2] or as x."""
+    x = norm(x)
+    return torch.relu(F.max_pool2d(x, 2) if pool else x)  # they commute, and behind the pool a quarter is left
 
 
 class Block(nn.Module):
