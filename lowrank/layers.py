@@ -20,6 +20,8 @@ from .formats import Folding, Layout, cheapest
 Factors = tuple[Tensor, Tensor]  # L [O, m] and R [m, I] with W = L @ R
 Contract = Callable[[Sequence[Tensor], Folding], Factors | Tensor]  # W itself where the format has no inner width
 
+PRODUCT = 2**15  # weights of a 1x1 convolution above which a matrix product is faster on a CPU in float32
+
 
 def separable(inputs: int, outputs: int) -> nn.Sequential:
     """A depthwise 3x3 and a pointwise convolution: [B, inputs, H, W] -> [B, outputs, H, W]."""
@@ -150,6 +152,14 @@ def matrix(cores: Sequence[Tensor], layout: Layout) -> Tensor:
 # --- the layers
 
 
+def one_by_one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of x [B, I, H, W], or without B, with a weight [O, I, 1, 1]: [B, O, H, W], channels_last as x."""
+    # A matrix product of 256 x 256 weights takes 16 to 40% less time than torch's convolution, of 32 x 16 60% more.
+    if x.device.type == "cpu" and x.dtype == torch.float32 and weight.numel() > PRODUCT and not x.is_contiguous():
+        return F.linear(x.movedim(-3, -1), weight[:, :, 0, 0], bias).movedim(-1, -3)  # [B, O, H, W]
+    return F.conv2d(x, weight, bias)  # [B, O, H, W]
+
+
 class Decomposed(nn.Module):
     """What the decomposed layers share: the cores and the weight that they make.
 
@@ -236,10 +246,15 @@ class DecomposedConv2d(Decomposed, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.contraction == "weight":
-            return self._conv_forward(x, self.weight.to(x.dtype), self.bias)  # [B, O, H', W']
+            return self._convolve(x, self.weight.to(x.dtype), self.bias)  # [B, O, H', W']
         left, right = (factor.to(x.dtype) for factor in self.factors())  # [O, m], [m, I]
-        x = self._conv_forward(x, right.reshape(-1, self.in_channels, *self.kernel_size), None)  # [B, m, H', W']
-        return F.conv2d(x, left[:, :, None, None], self.bias)  # [B, O, H', W']
+        x = self._convolve(x, right.reshape(-1, self.in_channels, *self.kernel_size), None)  # [B, m, H', W']
+        return one_by_one(x, left[:, :, None, None], self.bias)  # [B, O, H', W']
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if (self.kernel_size, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0)):
+            return one_by_one(x, weight, bias)  # [B, O, H, W]
+        return self._conv_forward(x, weight, bias)  # [B, O, H', W']
 
 
 class DecomposedLinear(Decomposed, nn.Linear):

@@ -142,6 +142,23 @@ def test_a_convolution_is_the_dense_one_with_its_weight(decomp, contraction, geo
     torch.testing.assert_close(layer.dense()(x), plain(x), rtol=1e-4, atol=1e-4)
 
 
+@contractions
+@pytest.mark.parametrize("leading", [(3,), ()], ids=["batch", "one image"])
+def test_a_pointwise_convolution_of_many_weights_is_the_dense_one(contraction, leading):
+    """On a CPU it is another product, in channels_last: the values, the memory format and vmap see no difference."""
+    layer = convolution("bottleneck", 288, 288, scale=1.0, contraction=contraction)
+    plain = layer.dense()
+    x = torch.randn(*leading, 5, 4, 288).movedim(-1, -3)  # channels_last
+    assert layer(x).stride() == x.stride()
+    torch.testing.assert_close(layer(x), plain(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer(x.contiguous()), plain(x), rtol=1e-4, atol=1e-4)
+    several = torch.stack([x, x + 1])
+    torch.testing.assert_close(torch.func.vmap(layer)(several)[1], plain(x + 1), rtol=1e-4, atol=1e-4)
+    torch.compiler.reset()
+    run = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(run(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
 @kinds
 @contractions
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3, 4), (0,)])
