@@ -43,6 +43,7 @@ IMAGES = {128: 16, 256: 8, 512: 4}  # C: height and width
 BATCH, THREADS, ROUNDS, WARM_UP = 128, 2, 15, 2
 BUDGETS = (0.1, 0.5)
 OURS = {"tt": 4, "bottleneck": 2, "tucker": 3, "tucker_tt": 3, "cp": 3, "ring": 3}  # decomposition: modes
+WHOLE = ("tt", "tucker", "cp")  # what tensorly-torch factorizes a 3x3 convolution into
 SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)  # m / C
 REFERENCE = "separable"
 
@@ -68,9 +69,9 @@ class Rebuilt(nn.Module):
         return F.conv2d(x, weight)
 
 
-def ours(channels: int, decomp: str, budget: float) -> nn.Module:
+def ours(channels: int, decomp: str, dims: int, budget: float) -> nn.Module:
     layer = separable(channels, channels)
-    return lowrank.decompose(layer, decomp=decomp, dims=OURS[decomp], budget=budget, init="random", skip="depthwise")
+    return lowrank.decompose(layer, decomp=decomp, dims=dims, budget=budget, init="random", skip="depthwise")
 
 
 def rebuilt(channels: int, decomp: str, budget: float) -> nn.Module:
@@ -124,16 +125,18 @@ def contestants(channels: int) -> dict[Key, nn.Module]:
         ("dense 3x3", 9.0): dense(channels, channels),
     }
     for budget in BUDGETS:
-        for decomp in OURS:
-            layers[f"lowrank {decomp}", budget] = ours(channels, decomp, budget)
+        for decomp, dims in OURS.items():
+            layers[f"lowrank {decomp}", budget] = ours(channels, decomp, dims, budget)
+        for decomp in WHOLE:
+            layers[f"lowrank {decomp} unfolded", budget] = ours(channels, decomp, 2, budget)
         for decomp in ("tt", "tucker"):
             layers[f"tntorch {decomp}", budget] = rebuilt(channels, decomp, budget)
         for decomp, implementation in product(("blocktt", "tucker", "cp"), ("factorized", "reconstructed")):
             name = f"tensorly-torch {decomp} folded, {implementation}"
             layers[name, budget] = folded(channels, decomp, budget, implementation)
-        for decomp in ("tt", "tucker", "cp"):
+        for decomp in WHOLE:
             layers[f"tensorly-torch {decomp} 3x3, factorized", budget] = whole(channels, decomp, budget, "factorized")
-    for decomp in ("tt", "tucker", "cp"):  # built into a dense kernel, which costs the same at every budget
+    for decomp in WHOLE:  # built into a dense kernel, which costs the same at every budget
         layers[f"tensorly-torch {decomp} 3x3, reconstructed", 0.5] = whole(channels, decomp, 0.5, "reconstructed")
     return layers
 
