@@ -19,6 +19,8 @@ from lowrank.network import Block
 from lowrank.train import rate, steps_an_epoch
 from lowrank.trial import build
 
+CPU = torch.device("cpu")
+
 
 class Numpy(Dataset):
     """As in 2018: normalised and padded beforehand, then cropped, flipped and cut out by numpy, image by image."""
@@ -78,8 +80,11 @@ class Pipeline:
     multiplied.
     """
 
-    def __init__(self, config: Config, data: Data, images: type[Dataset], summed: bool = False) -> None:
-        self.config, self.network = config, build(config, len(data.classes))
+    def __init__(
+        self, config: Config, data: Data, images: type[Dataset], summed: bool = False, device: torch.device = CPU
+    ) -> None:
+        self.config, self.device = config, device
+        self.network = build(config, len(data.classes)).to(device)
         for block in self.network.modules():
             if isinstance(block, Block):
                 block.activate = norm_relu_pool
@@ -96,7 +101,8 @@ class Pipeline:
             progress = (epoch * self.steps + step + 1) / (self.config.epochs * self.steps + 1)
             peak = self.config.learning_rate / self.factor
             self.optimiser.param_groups[0]["lr"] = peak * rate(self.config.schedule, progress)
-            loss = F.cross_entropy(self.network(images), labels, reduction=self.reduction)
+            logits = self.network(images.to(self.device))
+            loss = F.cross_entropy(logits, labels.to(self.device), reduction=self.reduction)
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()
