@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from lowrank.config import Config
-from lowrank.data import HOLE, PAD, SIZE, Data
+from lowrank.data import FULL, SIZE, Data
 from lowrank.network import Block
 from lowrank.train import rate, steps_an_epoch
 from lowrank.trial import build
@@ -27,7 +27,7 @@ class Numpy(Dataset):
 
     def __init__(self, data: Data) -> None:
         images, (mean, deviation) = data.train_images.numpy(), (each.numpy()[0] for each in data.moments)
-        border = [(0, 0), (0, 0), (PAD, PAD), (PAD, PAD)]
+        border = [(0, 0), (0, 0), (FULL.pad, FULL.pad), (FULL.pad, FULL.pad)]
         self.images = np.pad((images - mean) / deviation, border, mode="reflect").astype(np.float32)
         self.labels = data.train_labels.tolist()
 
@@ -35,11 +35,11 @@ class Numpy(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        top, left = np.random.randint(0, 2 * PAD + 1, 2)
+        top, left = np.random.randint(0, 2 * FULL.pad + 1, 2)
         image = self.images[index, :, top : top + SIZE, left : left + SIZE]
         image = (image[:, :, ::-1] if np.random.rand() < 0.5 else image).copy()
-        top, left = np.random.randint(0, SIZE - HOLE + 1, 2)
-        image[:, top : top + HOLE, left : left + HOLE] = 0
+        top, left = np.random.randint(0, SIZE - FULL.hole + 1, 2)
+        image[:, top : top + FULL.hole, left : left + FULL.hole] = 0
         return image, self.labels[index]
 
 
@@ -49,10 +49,10 @@ class Torchvision(Dataset):
     def __init__(self, data: Data) -> None:
         self.images, self.labels = data.train_images, data.train_labels.tolist()
         mean, deviation = (each.flatten().div(255).tolist() for each in data.moments)
-        share = (HOLE / SIZE) ** 2
+        share = (FULL.hole / SIZE) ** 2
         self.transform = v2.Compose(
             [
-                v2.RandomCrop(SIZE, padding=PAD, padding_mode="reflect"),
+                v2.RandomCrop(SIZE, padding=FULL.pad, padding_mode="reflect"),
                 v2.RandomHorizontalFlip(),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize(mean, deviation),

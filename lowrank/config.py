@@ -20,6 +20,8 @@ from typing import Any
 
 PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
 DECOMPS = [*PLAIN, "bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
+INGREDIENTS = ["light augmentation", "flip at test"]  # of recipe="fast"
+ADDED = {"recipe": "2018", "without": "nothing"}  # parameters younger than some records, and what those ran with
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
 ROOT = Path(__file__).resolve().parent.parent  # the repository: notebooks run from several folders
@@ -132,6 +134,12 @@ class Config:
         0.0, "share of each target that is spread over all classes", ">= 0 and < 1", lambda v: 0 <= v < 1
     )
     augment: bool = parameter(True, "crop, flip and cut out the training images", "True or False", lambda v: True)
+    recipe: str = choice("2018", "2018 (as in the original log) or fast (see the README)", ["2018", "fast"])
+    without: str = choice(
+        "nothing",
+        f"the ingredient that the fast recipe leaves out, {', '.join(INGREDIENTS)} or nothing",
+        ["nothing", *INGREDIENTS],
+    )
     precision: str = choice(
         "auto",
         "float32, bfloat16, float16 (on a GPU) or auto (the fastest here)",
@@ -156,6 +164,8 @@ class Config:
                     raise InputError(f"{name}={value}: decomp={self.decomp!r} has no ranks, only 0 is allowed")
         elif not self.budget and not self.rank_scale:
             object.__setattr__(self, "rank_scale", 0.5)
+        if self.recipe == "2018" and self.without != "nothing":
+            raise InputError(f"without={self.without!r}: recipe='2018' has no ingredients, only 'nothing' is allowed")
 
     def __repr__(self) -> str:
         return f"Config({', '.join(arguments(asdict(self)))})"
@@ -186,8 +196,13 @@ class Config:
             unused |= {"dims", "rank_scale", "budget", "rank_rule", "init"}
         if self.decomp == "bottleneck":
             unused |= {"dims", "rank_rule"}
+        unused |= {name for name, value in ADDED.items() if getattr(self, name) == value}  # keeps older ids as they are
         decisive = {name: value for name, value in asdict(self).items() if name not in unused} | {"dataset": data}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+    def uses(self, ingredient: str) -> bool:
+        """Whether an ingredient of the fast recipe takes part."""
+        return self.recipe == "fast" and self.without != ingredient
 
     @property
     def folder(self) -> Path:
@@ -225,10 +240,10 @@ def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
 
 
 def checked(parameter: Any, value: Any) -> Any:
-    """The value of one Config field, an int made a float where that is meant; raises InputError."""
+    """The value of one Config field, an int made a float or a str where that is meant; raises InputError."""
     kind = type(parameter.default)
-    if kind is float and type(value) is int:
-        value = float(value)
+    if kind in (float, str) and type(value) is int:  # papermill reads 2018 as one
+        value = kind(value)
     allowed = parameter.metadata["allowed"]()
     if type(value) is not kind:
         hint = " (written 0.0005 or 5.0e-4)" if kind is float and type(value) is str else ""

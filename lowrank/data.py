@@ -28,9 +28,19 @@ from tqdm import tqdm
 from .config import DATASETS, InputError, cache_folder, dataset_name, located
 
 SIZE = 32  # pixels along each side of an image
-PAD = 4  # pixels that a crop may reach beyond the image
-HOLE = 8  # pixels along each side of a cutout
 CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what desktops leave in folders, beside hidden files
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to an image by chance: a crop, a flip in every second, a cutout."""
+
+    pad: int  # pixels that the crop may reach beyond the image
+    hole: int  # pixels along each side of the cutout; 0 for none
+
+
+FULL = Augmentation(pad=4, hole=8)
+LIGHT = Augmentation(pad=2, hole=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +55,7 @@ class Data:
     fingerprint: str  # 12 hex digits of a hash over pixels, labels and the sizes of the splits
 
     def training_batches(
-        self, batch_size: int, seed: int, epoch: int, augment: bool
+        self, batch_size: int, seed: int, epoch: int, augmentation: Augmentation | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One shuffled epoch of uint8 images [B, 3, 32, 32] and labels [B], the same for the same seed and epoch.
 
@@ -58,8 +68,8 @@ class Data:
         order = torch.randperm(count, generator=generator, device=device)[: count // batch_size * batch_size or count]
         for chosen in order.split(16 * batch_size):  # a GPU is faster at a few large pieces of work
             images, labels = self.train_images[chosen], self.train_labels[chosen]
-            if augment:
-                images = augmented(images, generator, fill)
+            if augmentation:
+                images = augmented(images, augmentation, generator, fill)
             yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -116,14 +126,14 @@ def assembled(train_images: Any, train_labels: Any, test_images: Any, test_label
 # Augmentation
 
 
-def augmented(images: Tensor, generator: torch.Generator, fill: Tensor | int = 0) -> Tensor:
+def augmented(images: Tensor, augmentation: Augmentation, generator: torch.Generator, fill: Tensor | int = 0) -> Tensor:
     """uint8 [N, 3, 32, 32] -> the same, each image cropped, flipped or not, and cut out, as the generator draws.
 
-    The crop is a window of the image padded by reflection with 4 pixels on each side. The cutout is a square of 8x8
-    pixels, wholly inside, that gets the value `fill` (a number, or uint8 [1, 3, 1, 1]).
+    The crop is a window of the image padded by reflection. The cutout is a square, wholly inside, that gets the
+    value `fill` (a number, or uint8 [1, 3, 1, 1]).
     """
-    count, device = len(images), images.device
-    top, left, flip, hole_top, hole_left = draws(count, generator)
+    count, device, size = len(images), images.device, augmentation.hole
+    top, left, flip, hole_top, hole_left = draws(count, augmentation, generator)
     side = torch.arange(SIZE, device=device)
     rows = reflected(top + side)
     columns = reflected(left + torch.where(flip == 1, side.flip(0), side))
@@ -131,17 +141,19 @@ def augmented(images: Tensor, generator: torch.Generator, fill: Tensor | int = 0
     lines = torch.arange(3 * count, device=device).view(count, 3, 1) * SIZE + rows[:, None]
     cropped = images.reshape(-1, SIZE).index_select(0, lines.flatten()).view(count, 3, SIZE, SIZE)
     cropped = cropped.gather(3, columns[:, None, None].expand(-1, 3, SIZE, -1)).view(count, 3, -1)
-    hole = torch.arange(HOLE, device=device)
+    if not size:
+        return cropped.view_as(images)
+    hole = torch.arange(size, device=device)
     pixels = ((hole_top + hole)[:, :, None] * SIZE + (hole_left + hole)[:, None]).view(count, 1, -1)
-    values = torch.as_tensor(fill, dtype=torch.uint8, device=device).reshape(1, -1, 1).expand(count, 3, HOLE**2)
+    values = torch.as_tensor(fill, dtype=torch.uint8, device=device).reshape(1, -1, 1).expand(count, 3, size**2)
     return cropped.scatter_(2, pixels.expand(-1, 3, -1), values).view_as(images)
 
 
-def draws(count: int, generator: torch.Generator) -> list[Tensor]:
-    """What chance decides for each image, each int64 [count, 1]: the crop's top and left (-4 to 4), flip (0 or 1),
-    the cutout's top and left (0 to 24)."""
-    ranges = [(-PAD, PAD + 1), (-PAD, PAD + 1), (0, 2), (0, SIZE - HOLE + 1), (0, SIZE - HOLE + 1)]
-    device = generator.device
+def draws(count: int, augmentation: Augmentation, generator: torch.Generator) -> list[Tensor]:
+    """What chance decides for each image, each int64 [count, 1]: the crop's top and left (-pad to pad), flip (0 or 1),
+    the cutout's top and left (0 to 32 - hole)."""
+    crop, cutout = (-augmentation.pad, augmentation.pad + 1), (0, SIZE - augmentation.hole + 1)
+    ranges, device = [crop, crop, (0, 2), cutout, cutout], generator.device
     return [torch.randint(low, high, (count, 1), generator=generator, device=device) for low, high in ranges]
 
 

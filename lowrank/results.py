@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ROOT, Config, InputError, html_table
+from .config import ADDED, ROOT, Config, InputError, html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +150,7 @@ def record(runs: Path, run: str) -> Record | None:
     except OSError:
         return None
     content = parsed(path, state.st_ino, state.st_mtime_ns)
-    return content and Record(content)
+    return content and Record(ADDED | content)
 
 
 def records(runs: Path) -> list[Record]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import fused
 from .config import Config, InputError
-from .data import Data
+from .data import FULL, LIGHT, Augmentation, Data
 from .layers import Decomposed
 from .network import Block
 
@@ -166,7 +166,7 @@ class Loop:
         config, seen = self.config, 0
         totals = torch.zeros(2, device=self.device)
         self.network.train()
-        batches = self.data.training_batches(config.batch_size, config.seed, epoch, config.augment)
+        batches = self.data.training_batches(config.batch_size, config.seed, epoch, augmentation(config))
         for step, (images, labels) in enumerate(batches):
             progress = (epoch * self.steps + step + 1) / (config.epochs * self.steps + 1)
             for group in self.optimiser.param_groups:
@@ -199,12 +199,25 @@ class Loop:
         self.network.eval()
         splits = (self.data.test_images.split(EVALUATION_BATCH), self.data.test_labels.split(EVALUATION_BATCH))
         for images, labels in zip(*splits, strict=True):
-            with autocast(self.config.precision, self.device):
-                logits = self.network(self.data.normalise(images)).float()
+            logits = self.predict(self.data.normalise(images))
             loss = F.cross_entropy(logits, labels, reduction="sum")
             totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
         loss, correct = totals.tolist()
         return loss / len(self.data.test_labels), correct / len(self.data.test_labels)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits of normalised images [B, 3, 32, 32], each averaged with its mirror image's where the recipe does."""
+        with autocast(self.config.precision, self.device):
+            logits = self.network(images).float()
+            if self.config.uses("flip at test"):
+                logits = (logits + self.network(images.flip(3)).float()) / 2
+        return logits
+
+
+def augmentation(config: Config) -> Augmentation | None:
+    if not config.augment:
+        return None
+    return LIGHT if config.uses("light augmentation") else FULL
 
 
 def reuse_memory() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lowrank.config import Config
-from lowrank.data import HOLE
+from lowrank.data import FULL
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_the_other_pipelines_augment_as_lowrank_does(training, way):
         image = np.asarray(images[index][0])
         views = np.lib.stride_tricks.sliding_window_view(originals[index], (3, 32, 32))[0].reshape(-1, 3, 32, 32)
         distances = (np.abs(np.concatenate([views, views[..., ::-1]]) - image) > 1e-4).any(1).sum((1, 2))
-        assert distances.min() == pytest.approx(HOLE**2, abs=2)  # a pixel of the hole may have the mean colour
+        assert distances.min() == pytest.approx(FULL.hole**2, abs=2)  # a pixel of the hole may have the mean colour
 
 
 def test_the_other_pipelines_learn(training):

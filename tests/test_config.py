@@ -1,8 +1,10 @@
 """What a user may ask for, and the one line that says what else is allowed."""
 
+import json
+
 import pytest
 
-from lowrank.config import Config, InputError, dataset_name, parameters_of
+from lowrank.config import ADDED, DECOMPS, ROOT, Config, InputError, dataset_name, parameters_of
 
 REFUSED = [
     ({"dimz": 3}, "dimz=3: there is no such parameter; did you mean dims?"),
@@ -18,6 +20,9 @@ REFUSED = [
     ({"decomp": "tucke"}, "decomp='tucke'; allowed: dense, separable, bottleneck, tt, tucker, tucker_tt, cp, ring"),
     ({"decomp": "dense", "budget": 0.1}, "decomp='dense' has no ranks"),
     ({"schedule": "step"}, "schedule='step'; allowed: triangle, cosine, constant"),
+    ({"recipe": "2019"}, "recipe='2019'; allowed: 2018, fast"),
+    ({"recipe": "fast", "without": "flip"}, "without='flip'; allowed: nothing, light augmentation, flip at test"),
+    ({"without": "flip at test"}, "without='flip at test': recipe='2018' has no ingredients"),
     ({"dataset": "nowhere.tar"}, "dataset='nowhere.tar'; allowed: cifar10, cifar100, digits"),
     ({"runs": ""}, "runs=''"),
     ({"seed": None}, "seed=None is of type NoneType; allowed: int, >= 0"),
@@ -50,6 +55,20 @@ def test_neither_budget_nor_rank_scale_means_rank_scale_one_half():
 def test_whole_numbers_are_fine_where_a_float_is_meant():
     assert Config(budget=1).budget == 1.0
     assert Config(weight_decay=0) == Config(weight_decay=0.0)
+
+
+def test_a_recipe_may_be_given_as_the_number_that_papermill_reads():
+    assert Config(recipe=2018) == Config(recipe="2018")
+
+
+def test_the_committed_records_keep_their_names_though_parameters_were_added():
+    records = [json.loads(path.read_text()) for path in (ROOT / "runs").glob("*/record.json")]
+    older = [each for each in records if each["decomp"] in DECOMPS and not ADDED.keys() & each.keys()]
+    assert older
+    for record in older:
+        parameters = {name: value for name, value in record.items() if name in Config.__dataclass_fields__}
+        assert Config(**parameters | {"dataset": "digits"}).run(record["data"]) == record["run"]
+    assert Config(recipe="fast").run("pixels") != Config().run("pixels")
 
 
 def test_the_run_is_named_by_what_decides_its_result():

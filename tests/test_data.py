@@ -23,7 +23,7 @@ from torchvision import datasets
 
 from lowrank import data as data_module
 from lowrank.config import InputError
-from lowrank.data import Data, augmented, draws, load
+from lowrank.data import FULL, LIGHT, SIZE, Augmentation, Data, augmented, draws, load
 
 ROOT = Path(__file__).resolve().parent.parent
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
@@ -396,50 +396,59 @@ def epoch(data: Data, *arguments) -> list[torch.Tensor]:
 
 
 def test_an_epoch_has_each_image_once_with_its_label(data):
-    images, labels = epoch(data, 10, 0, 0, False)
+    images, labels = epoch(data, 10, 0, 0, None)
     assert sorted(labels.tolist()) == list(range(100)) != labels.tolist()
     assert torch.equal(images, data.train_images[labels])
-    images_augmented, labels_augmented = epoch(data, 10, 0, 0, True)
+    images_augmented, labels_augmented = epoch(data, 10, 0, 0, FULL)
     assert torch.equal(labels_augmented, labels) and not torch.equal(images_augmented, images)
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(30, [30] * 3), (100, [100]), (64, [64]), (101, [100]), (2, [2] * 50)])
 def test_batches_are_full(data, batch_size, sizes):
-    assert [len(images) for images, _ in data.training_batches(batch_size, 0, 0, True)] == sizes
+    assert [len(images) for images, _ in data.training_batches(batch_size, 0, 0, FULL)] == sizes
 
 
 def test_order_and_augmentation_come_from_seed_and_epoch(data):
-    first = epoch(data, 30, 5, 2, True)
-    assert all(map(torch.equal, epoch(data, 30, 5, 2, True), first))
+    first = epoch(data, 30, 5, 2, FULL)
+    assert all(map(torch.equal, epoch(data, 30, 5, 2, FULL), first))
     for seed, number in ((5, 3), (6, 2), (2, 5)):
-        assert not any(map(torch.equal, epoch(data, 30, seed, number, True), first))
+        assert not any(map(torch.equal, epoch(data, 30, seed, number, FULL), first))
 
 
-def reference(image: np.ndarray, top: int, left: int, flip: int, hole_top: int, hole_left: int, fill) -> np.ndarray:
+def reference(image: np.ndarray, drawn: tuple[int, ...], augmentation: Augmentation, fill: np.ndarray) -> np.ndarray:
     """One image [3, 32, 32], augmented with numpy step by step."""
-    padded = np.pad(image, ((0, 0), (4, 4), (4, 4)), mode="reflect")
-    window = padded[:, top + 4 : top + 36, left + 4 : left + 36].copy()
+    (top, left, flip, hole_top, hole_left), pad, hole = drawn, augmentation.pad, augmentation.hole
+    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)), mode="reflect")
+    window = padded[:, top + pad : top + pad + 32, left + pad : left + pad + 32].copy()
     window = window[:, :, ::-1].copy() if flip else window
-    window[:, hole_top : hole_top + 8, hole_left : hole_left + 8] = fill
+    window[:, hole_top : hole_top + hole, hole_left : hole_left + hole] = fill
     return window
 
 
+augmentations = pytest.mark.parametrize("augmentation", [FULL, LIGHT], ids=["full", "light"])
+
+
+@augmentations
 @pytest.mark.parametrize("device", DEVICES)
-def test_augmentation_equals_numpy(data, device):
+def test_augmentation_equals_numpy(data, device, augmentation):
     images, fill = data.train_images.repeat(10, 1, 1, 1), torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1)
-    drawn = draws(1000, torch.Generator(device).manual_seed(7))
-    result = augmented(images.to(device), torch.Generator(device).manual_seed(7), fill.to(device)).cpu()
+    drawn = draws(1000, augmentation, torch.Generator(device).manual_seed(7))
+    generator = torch.Generator(device).manual_seed(7)
+    result = augmented(images.to(device), augmentation, generator, fill.to(device)).cpu()
     chances = zip(*(each.flatten().tolist() for each in drawn), strict=True)
     expected = [
-        reference(*each, fill[0].numpy()) for each in ((i.numpy(), *c) for i, c in zip(images, chances, strict=True))
+        reference(image.numpy(), chance, augmentation, fill[0].numpy())
+        for image, chance in zip(images, chances, strict=True)
     ]
     assert np.array_equal(result, np.stack(expected))
     assert torch.equal(images, data.train_images.repeat(10, 1, 1, 1))  # the originals are as they were
 
 
-def test_every_crop_flip_and_cutout_is_as_likely():
-    drawn = draws(20_000, torch.Generator().manual_seed(0))
-    for values, wanted in zip(drawn, (range(-4, 5), range(-4, 5), range(2), range(25), range(25)), strict=True):
+@augmentations
+def test_every_crop_flip_and_cutout_is_as_likely(augmentation):
+    drawn = draws(20_000, augmentation, torch.Generator().manual_seed(0))
+    crop, cutout = range(-augmentation.pad, augmentation.pad + 1), range(SIZE - augmentation.hole + 1)
+    for values, wanted in zip(drawn, (crop, crop, range(2), cutout, cutout), strict=True):
         counts, expected = Counter(values.flatten().tolist()), 20_000 / len(wanted)
         assert sorted(counts) == list(wanted)
         assert all(abs(count - expected) < 6 * expected**0.5 for count in counts.values())
@@ -449,7 +458,7 @@ def test_cutout_is_64_pixels_of_the_training_mean(data):
     images = torch.where(data.train_images < 128, 20, 181).to(torch.uint8)
     data = Data(images, data.train_labels, images, data.train_labels, data.classes, data.fingerprint)
     fill = images.double().mean((0, 2, 3), keepdim=True).round()
-    batch, _ = epoch(data, 50, 0, 0, True)
+    batch, _ = epoch(data, 50, 0, 0, FULL)
     assert ((batch == fill).sum((2, 3)) == 64).all()
 
 
@@ -473,7 +482,7 @@ def test_an_epoch_on_a_gpu_never_waits_for_it():
     data.normalise(data.test_images)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for images, _ in data.training_batches(64, 0, 0, True):
+        for images, _ in data.training_batches(64, 0, 0, FULL):
             data.normalise(images)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -14,7 +14,7 @@ import torch
 import lowrank
 from lowrank import train
 from lowrank.config import DECOMPS, Config, InputError
-from lowrank.data import load
+from lowrank.data import FULL, LIGHT, load
 from lowrank.layers import Decomposed
 
 SMALL = {"dataset": "digits", "width": 4, "batch_size": 256, "precision": "float32"}
@@ -75,6 +75,33 @@ def test_every_group_holds_parameters_and_follows_the_schedule(decomp, decay):
     assert max(step[0] for step in rates) > 0.8 * config.learning_rate > 0.3 * config.learning_rate > rates[-1][0] > 0
     held = [id(parameter) for group in loop.optimiser.param_groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in network.parameters())
+
+
+def test_the_fast_recipe_predicts_from_both_views_and_leaves_out_what_it_is_told():
+    data = load("digits")
+    images = data.normalise(data.test_images[:8])
+
+    def predicted(**recipe):
+        config, network = networks(**recipe)
+        loop = train.Loop(config, network, data, lambda: None)
+        network.eval()
+        with torch.no_grad():
+            return loop.predict(images), (loop.network(images) + loop.network(images.flip(3))) / 2
+
+    both, mean = predicted(recipe="fast")
+    torch.testing.assert_close(both, mean)
+    one, mean = predicted(recipe="fast", without="flip at test")
+    assert not torch.allclose(one, mean)
+    torch.testing.assert_close(one, predicted()[0])
+
+
+def test_the_fast_recipe_augments_less():
+    def used(**parameters):
+        return train.augmentation(Config(**parameters))
+
+    assert used() == used(recipe="fast", without="light augmentation") == FULL
+    assert used(recipe="fast") == used(recipe="fast", without="flip at test") == LIGHT
+    assert used(augment=False) is used(recipe="fast", augment=False) is None
 
 
 def test_weight_decay_of_each_kind_of_weight():
