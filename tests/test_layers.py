@@ -154,9 +154,6 @@ def test_a_pointwise_convolution_of_many_weights_is_the_dense_one(contraction, l
     torch.testing.assert_close(layer(x.contiguous()), plain(x), rtol=1e-4, atol=1e-4)
     several = torch.stack([x, x + 1])
     torch.testing.assert_close(torch.func.vmap(layer)(several)[1], plain(x + 1), rtol=1e-4, atol=1e-4)
-    torch.compiler.reset()
-    run = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(run(x), plain(x), rtol=1e-4, atol=1e-4)
 
 
 @kinds
@@ -377,5 +374,6 @@ def test_survives(operation, decomp):
 
 
 def test_survives_inductor():
-    layer, x = convolution("tt"), torch.randn(2, 10, 4, 4)
+    layer = convolution("tt", 256, 256)
+    x = torch.randn(2, 4, 4, 256).movedim(-1, -3)  # channels_last
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x), rtol=1e-4, atol=1e-4)
