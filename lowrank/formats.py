@@ -16,7 +16,7 @@ from functools import lru_cache
 from math import isqrt, prod
 
 # What else costs time, in multiply-adds: measured on 2 CPU cores (`make bench`), where two thin products break even
-# at m = 0.36 to 0.39, 0.43 to 0.44 and 0.47 to 0.49 C for C = 128, 256 and 512 (AMD without, Intel with AVX-512), not
+# at m = 0.39 to 0.45, 0.43 to 0.44 and 0.47 to 0.54 C for C = 128, 256 and 512 (AMD without, Intel with AVX-512), not
 # at the 0.5 that counting the products alone says.
 MOVED = 60  # a number that is written or read between the two thin products
 POSITIONS = 2048  # positions of a batch that share what is built once a step
