@@ -4,10 +4,11 @@ from .config import Config, InputError
 from .formats import Format
 from .network import decompose, densify
 from .plan import status
-from .results import history, results
+from .results import history
 from .studies import grid
 from .summary import summary
 from .sweep import sweep
+from .table import results
 from .trial import build, load, register, run
 
 __all__ = [

@@ -27,8 +27,8 @@ from . import plots
 from .config import DATASETS, DECOMPS, PLAIN, ROOT, Config, InputError, arguments, html_table
 from .formats import fold, pointwise, solve
 from .layers import Decomposed
-from .results import Record, history, records, results
-from .table import FORMATS
+from .results import Record, history, records
+from .table import FORMATS, results
 from .trial import load
 
 LAYERS = ["layer1", "residual1.0", "residual1.1", "layer2", "layer3", "residual3.0", "residual3.1"]

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from .config import Config, InputError
-from .results import FINAL, claim, record, results
+from .results import FINAL, claim, record
 from .studies import SCALES, SECONDS, SEEDS, STUDIES, each
+from .table import results
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
 OWN = ["study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers"]

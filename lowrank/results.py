@@ -21,7 +21,7 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -201,27 +201,6 @@ def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> 
     write(folder / "history.csv", table(history))
     write(folder / "record.json", content.encode())
     collect(runs)
-
-
-def results(runs: str | Path = "runs") -> pd.DataFrame:
-    """One row a run, read from the records; a relative path starts at the repository.
-
-    Columns as in COLUMNS, then whatever else the records hold; `started` is a UTC time. A number that
-    was not measured, because the run failed or diverged, is NaN.
-    """
-    import pandas as pd
-
-    from .table import Table
-
-    folder = ROOT / runs
-    if folder.is_dir():
-        with suppress(InputError):  # who may only read still gets the rows
-            collect(folder)
-    rows = records(folder)
-    frame = Table(rows, columns=list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])))
-    for name in (name for name, kind in TYPES.items() if kind in (int, float)):
-        frame[name] = pd.to_numeric(frame[name])
-    return frame.assign(started=pd.to_datetime(frame["started"], utc=True, format="ISO8601"))
 
 
 def history(runs: str | Path, run: str) -> pd.DataFrame:

@@ -1,12 +1,15 @@
-"""How a notebook shows the table of runs: what tells them apart, in numbers that are easy to read."""
+"""The table of all runs, and how a notebook shows it: what tells them apart, in numbers that are easy to read."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 
 import pandas as pd
 
-from .config import Config
+from .config import ROOT, Config, InputError
+from .results import COLUMNS, TYPES, collect, records
 
 FIRST = 9  # columns that are always shown
 COUNTS = ["parameters", "pointwise_parameters", "multiply_adds", "peak_memory"]
@@ -35,3 +38,20 @@ class Table(pd.DataFrame):
         rest = len(self.columns) - len(names)
         shown = self[names].to_html(formatters=FORMATS, notebook=True, max_rows=pd.get_option("display.max_rows"))
         return shown + (f"<p>{len(self)} rows; {rest} more columns</p>" if rest else "")
+
+
+def results(runs: str | Path = "runs") -> Table:
+    """One row a run, read from the records; a relative path starts at the repository.
+
+    Columns as in COLUMNS, then whatever else the records hold; `started` is a UTC time. A number that
+    was not measured, because the run failed or diverged, is NaN.
+    """
+    folder = ROOT / runs
+    if folder.is_dir():
+        with suppress(InputError):  # who may only read still gets the rows
+            collect(folder)
+    rows = records(folder)
+    frame = Table(rows, columns=list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])))
+    for name in (name for name, kind in TYPES.items() if kind in (int, float)):
+        frame[name] = pd.to_numeric(frame[name])
+    return frame.assign(started=pd.to_datetime(frame["started"], utc=True, format="ISO8601"))

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from lowrank.config import Config, InputError
-from lowrank.results import COLUMNS, claim, collect, history, record, results, store, write
+from lowrank.results import COLUMNS, claim, collect, history, record, store, write
+from lowrank.table import results
 
 SPAWN = get_context("spawn")
 EPOCHS = [{"epoch": 1, "test_accuracy": 0.5}, {"epoch": 2, "test_accuracy": 0.75}]
