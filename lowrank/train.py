@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from . import fused
 from .config import Config, InputError
 from .data import FULL, LIGHT, Augmentation, Data
+from .graph import Recorded
 from .layers import Decomposed
 from .network import Block
 
@@ -144,6 +145,9 @@ class Loop:
         self.optimiser = optimiser(network, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.steps = steps_an_epoch(config, data)
+        recordable = self.device.type == "cuda" and not self.scaler.is_enabled()
+        self.take = Recorded(self.step) if recordable else self.step
+        self.rates = [torch.zeros((), device=self.device) for _ in self.optimiser.param_groups]
 
     def restore(self, state: State) -> None:
         for name, tensors in state.tensors.items():
@@ -168,16 +172,20 @@ class Loop:
         self.network.train()
         batches = self.data.training_batches(config.batch_size, config.seed, epoch, augmentation(config))
         for step, (images, labels) in enumerate(batches):
-            progress = (epoch * self.steps + step + 1) / (config.epochs * self.steps + 1)
-            for group in self.optimiser.param_groups:
-                group["lr"] = config.learning_rate * rate(config.schedule, progress)
-            totals += self.step(images, labels)
+            self.set_rates((epoch * self.steps + step + 1) / (config.epochs * self.steps + 1))
+            totals += self.take(images, labels)
             seen += len(labels)
             self.on_step()
             if self.device.type == "cpu" and not totals[0].isfinite():  # on a GPU this would stall every step
                 break
         loss, correct = totals.tolist()
         return loss / seen, correct / seen
+
+    def set_rates(self, progress: float) -> None:
+        """Give every group of parameters its learning rate at `progress` in [0, 1] through the run."""
+        value = self.config.learning_rate * rate(self.config.schedule, progress)
+        for group, tensor in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = value if self.device.type == "cpu" else tensor.fill_(value)  # where a recorded step reads it
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimiser; the summed loss and the number of right answers, [2] on the device."""
