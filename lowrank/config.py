@@ -20,7 +20,7 @@ from typing import Any
 
 PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
 DECOMPS = [*PLAIN, "bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
-INGREDIENTS = ["light augmentation", "flip at test"]  # of recipe="fast"
+INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe="fast"
 ADDED = {"recipe": "2018", "without": "nothing"}  # parameters younger than some records, and what those ran with
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
@@ -137,7 +137,7 @@ class Config:
     recipe: str = choice("2018", "2018 (as in the original log) or fast (see the README)", ["2018", "fast"])
     without: str = choice(
         "nothing",
-        f"the ingredient that the fast recipe leaves out, {', '.join(INGREDIENTS)} or nothing",
+        f"what the fast recipe leaves out, {', '.join(INGREDIENTS)} or nothing",
         ["nothing", *INGREDIENTS],
     )
     precision: str = choice(

@@ -25,6 +25,7 @@ from .data import FULL, LIGHT, Augmentation, Data
 from .graph import Recorded
 from .layers import Decomposed
 from .network import Block
+from .rates import core_rates
 
 WARM_UP = 5 / 24  # of a triangle schedule
 EVALUATION_BATCH = 2000
@@ -96,8 +97,19 @@ def weight_decays(network: nn.Module, config: Config) -> dict[float, list[nn.Par
 
 
 def optimiser(network: nn.Module, config: Config) -> torch.optim.SGD:
-    """SGD with a group for each weight decay; raises RuntimeError where a parameter or a group was lost."""
-    groups = [{"params": each, "weight_decay": decay} for decay, each in weight_decays(network, config).items()]
+    """SGD with a group for each weight decay and each `rate`, which multiplies the learning rate and not the decay.
+
+    Raises RuntimeError where a parameter or a group was lost.
+    """
+    rates = core_rates(network) if config.uses("core rates") else {}
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for decay, parameters in weight_decays(network, config).items():
+        for parameter in parameters:
+            members.setdefault((decay, rates.get(parameter, 1.0)), []).append(parameter)
+    groups = [
+        {"params": each, "weight_decay": decay / rate, "rate": rate}  # SGD multiplies the decay by the learning rate
+        for (decay, rate), each in members.items()
+    ]
     held = [parameter for group in groups for parameter in group["params"]]
     if {id(p) for p in held} != {id(p) for p in network.parameters()} or not all(group["params"] for group in groups):
         raise RuntimeError("the optimiser's groups do not hold every parameter exactly once")
@@ -183,8 +195,9 @@ class Loop:
 
     def set_rates(self, progress: float) -> None:
         """Give every group of parameters its learning rate at `progress` in [0, 1] through the run."""
-        value = self.config.learning_rate * rate(self.config.schedule, progress)
+        base = self.config.learning_rate * rate(self.config.schedule, progress)
         for group, tensor in zip(self.optimiser.param_groups, self.rates, strict=True):
+            value = base * group["rate"]
             group["lr"] = value if self.device.type == "cpu" else tensor.fill_(value)  # where a recorded step reads it
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:

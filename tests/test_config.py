@@ -21,7 +21,7 @@ REFUSED = [
     ({"decomp": "dense", "budget": 0.1}, "decomp='dense' has no ranks"),
     ({"schedule": "step"}, "schedule='step'; allowed: triangle, cosine, constant"),
     ({"recipe": "2019"}, "recipe='2019'; allowed: 2018, fast"),
-    ({"recipe": "fast", "without": "flip"}, "without='flip'; allowed: nothing, light augmentation, flip at test"),
+    ({"recipe": "fast", "without": "flip"}, "without='flip'; allowed: nothing, light augmentation, flip at test, core"),
     ({"without": "flip at test"}, "without='flip at test': recipe='2018' has no ingredients"),
     ({"dataset": "nowhere.tar"}, "dataset='nowhere.tar'; allowed: cifar10, cifar100, digits"),
     ({"runs": ""}, "runs=''"),
