@@ -159,7 +159,7 @@ class Loop:
         self.steps = steps_an_epoch(config, data)
         recordable = self.device.type == "cuda" and not self.scaler.is_enabled()
         self.take = Recorded(self.step) if recordable else self.step
-        self.rates = [torch.zeros((), device=self.device) for _ in self.optimiser.param_groups]
+        self.rates = [(group["rate"], torch.zeros((), device=self.device)) for group in self.optimiser.param_groups]
 
     def restore(self, state: State) -> None:
         for name, tensors in state.tensors.items():
@@ -196,8 +196,8 @@ class Loop:
     def set_rates(self, progress: float) -> None:
         """Give every group of parameters its learning rate at `progress` in [0, 1] through the run."""
         base = self.config.learning_rate * rate(self.config.schedule, progress)
-        for group, tensor in zip(self.optimiser.param_groups, self.rates, strict=True):
-            value = base * group["rate"]
+        for group, (factor, tensor) in zip(self.optimiser.param_groups, self.rates, strict=True):
+            value = base * factor
             group["lr"] = value if self.device.type == "cpu" else tensor.fill_(value)  # where a recorded step reads it
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:

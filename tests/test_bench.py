@@ -125,6 +125,38 @@ def test_the_distance_of_two_means_is_in_standard_errors():
     assert import_module("accuracy").apart(table) == pytest.approx(0.1 / (2 * 0.01 / 3) ** 0.5)
 
 
+# --- the fast recipe
+
+
+def small_study(name, monkeypatch, tmp_path, **values):
+    bench = import_module(name)
+    setting = bench.SETTING | {"width": 4, "epochs": 1, "batch_size": 512, "precision": "float32"}
+    for constant, value in {"SETTING": setting, "RUNS": str(tmp_path / "runs"), **values}.items():
+        monkeypatch.setattr(bench, constant, value)
+    bench.main("digits")
+    return bench
+
+
+def test_the_recipes_are_compared_seed_by_seed(results, monkeypatch, capsys, tmp_path):
+    bench = small_study("recipe", monkeypatch, tmp_path, SEEDS=2)
+    table = pd.read_csv(next(results.glob("recipe-*.csv")))
+    assert table.groupby("decomp").size().to_dict() == {"separable": 2 * 4, "tt": 2 * 5}
+    fast, old = (table[(table.recipe == recipe) & (table.without == "nothing")] for recipe in ("fast", "2018"))
+    over = [a - b for a, b in zip(fast.test_accuracy, old.test_accuracy, strict=True)]
+    assert bench.gains(table)["mean"]["tt", "2018", "nothing"] == pytest.approx(np.mean(over[2:]), abs=2e-4)
+    assert "the fast recipe, less" in capsys.readouterr().out
+
+
+def test_learning_rates_are_compared_with_the_best(results, monkeypatch, capsys, tmp_path):
+    settings = [{"decomp": "tt", "dims": 4, "budget": 0.5}]
+    bench = small_study("rates", monkeypatch, tmp_path, SEEDS=1, RATES=[0.1, 0.4], SETTINGS=settings)
+    table = pd.read_csv(next(results.glob("rates-*.csv")))
+    assert len(table) == 4
+    lost = bench.lost(bench.accuracies(table))
+    assert lost.min(axis=None) == 0 and lost.max(axis=None) == pytest.approx(np.ptp(table.test_accuracy))
+    assert "lost against the best" in capsys.readouterr().out
+
+
 # --- whole runs
 
 
