@@ -67,9 +67,9 @@ class Torchvision(Dataset):
         return self.transform(self.images[index]), self.labels[index]
 
 
-def norm_relu_pool(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
-    """The order of 2018; max pool and ReLU commute. [B, C, H, W] -> [B, C, H / 2, W / 2] or as x."""
-    x = torch.relu(norm(x))
+def composed(x: Tensor, convolution: nn.Module, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+    """A Block in the order of 2018; max pool and ReLU commute. [B, C, H, W] -> [B, O, H / 2, W / 2] or [B, O, H, W]."""
+    x = torch.relu(norm(convolution(x)))
     return F.max_pool2d(x, 2) if pool else x
 
 
@@ -87,7 +87,7 @@ class Pipeline:
         self.network = build(config, len(data.classes)).to(device)
         for block in self.network.modules():
             if isinstance(block, Block):
-                block.activate = norm_relu_pool
+                block.compute = composed
         self.loader = DataLoader(images(data), config.batch_size, shuffle=True, drop_last=True)
         self.steps = steps_an_epoch(config, data)
         self.reduction, self.factor = ("sum", config.batch_size) if summed else ("mean", 1)

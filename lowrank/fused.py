@@ -1,7 +1,8 @@
 """Batch norm, 2x2 max pool and ReLU of a block in one go on a CPU: what torch does in five passes over the memory.
 
-The work is done by fused.cpp, which this machine's C++ compiler makes into a library when it is first needed (a second
-or two) and which is kept in the cache. Where there is no compiler with OpenMP, the three run one after the other.
+The work is done by fused.cpp (and by thin.cpp for thin.py), which this machine's C++ compiler makes into a library when
+it is first needed, in a few seconds, and which is kept in the cache. Where there is no compiler with OpenMP, the three
+run one after the other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +28,8 @@ from torch.autograd.function import once_differentiable
 from .config import cache_folder
 from .network import plain
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("fused.cpp", "thin.cpp")]
+HEADER = Path(__file__).with_name("kernels.h")
 # Without traps: GCC would branch where a comparison could raise one, and branches are not vectorised.
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -119,8 +122,16 @@ def summed(name: str, x: Tensor, *others: Tensor, pool: bool | None = None) -> T
 def call(name: str, x: Tensor, *others: Tensor, pool: bool | None = None) -> None:
     images, channels, height, width = x.shape
     shape = Shape(images, height, width, channels, torch.get_num_threads())
-    tensors = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, *others)]
-    getattr(library(), f"{name}_{DTYPES[x.dtype]}")(shape, *([] if pool is None else [int(pool)]), *tensors)
+    function(name, x)(shape, *([] if pool is None else [int(pool)]), *pointers(x, *others))
+
+
+def function(name: str, x: Tensor) -> Callable[..., None]:
+    """The library's, for numbers like those of x."""
+    return getattr(library(), f"{name}_{DTYPES[x.dtype]}")
+
+
+def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 
 def available(device: torch.device) -> bool:
@@ -136,15 +147,16 @@ def library() -> ctypes.CDLL | None:
 
 
 def compiled() -> Path:
-    """The library for this source, compiler and processor: homes are shared between machines."""
+    """The library for these sources, compiler and processor: homes are shared between machines."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or ""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    decisive = [SOURCE.read_bytes(), version, processor().encode(), " ".join(FLAGS).encode()]
+    sources = [file.read_bytes() for file in (*SOURCES, HEADER)]
+    decisive = [*sources, version, processor().encode(), " ".join(FLAGS).encode()]
     file = cache_folder() / f"fused-{hashlib.sha256(b'|'.join(decisive)).hexdigest()[:16]}.so"
     if not file.exists():
         with TemporaryDirectory(dir=file.parent) as scratch:
             made = Path(scratch, file.name)
-            subprocess.run([compiler, *FLAGS, "-o", made, SOURCE], capture_output=True, check=True)
+            subprocess.run([compiler, *FLAGS, "-o", made, *SOURCES], capture_output=True, check=True)
             os.replace(made, file)
     return file
 

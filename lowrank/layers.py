@@ -247,9 +247,17 @@ class DecomposedConv2d(Decomposed, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.contraction == "weight":
             return self._convolve(x, self.weight.to(x.dtype), self.bias)  # [B, O, H', W']
-        left, right = (factor.to(x.dtype) for factor in self.factors())  # [O, m], [m, I]
-        x = self._convolve(x, right.reshape(-1, self.in_channels, *self.kernel_size), None)  # [B, m, H', W']
-        return one_by_one(x, left[:, :, None, None], self.bias)  # [B, O, H', W']
+        return self.joined(*self.halves(x))  # [B, O, H', W']
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The thin product with R, [B, m, H', W'] as x, and the L [O, m] that is still to be applied, in float32."""
+        left, right = self.factors()  # [O, m], [m, I]
+        right = right.to(x.dtype).reshape(-1, self.in_channels, *self.kernel_size)  # [m, C, h, w]
+        return self._convolve(x, right, None), left  # [B, m, H', W'], [O, m]
+
+    def joined(self, z: Tensor, left: Tensor) -> Tensor:
+        """What `halves` left to do."""
+        return one_by_one(z, left.to(z.dtype)[:, :, None, None], self.bias)  # [B, O, H', W']
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if (self.kernel_size, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0)):

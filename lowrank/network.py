@@ -37,6 +37,11 @@ def plain(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
     return torch.relu(F.max_pool2d(x, 2) if pool else x)  # they commute, and behind the pool a quarter is left
 
 
+def composed(x: Tensor, convolution: nn.Module, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+    """What a Block computes: [B, C, H, W] -> [B, O, H / 2, W / 2], or [B, O, H, W] without the pool."""
+    return plain(convolution(x), norm, pool)
+
+
 class Block(nn.Module):
     """Convolution, batch norm, optional 2x2 max pool, ReLU: [B, C, H, W] -> [B, outputs, H / pool, W / pool]."""
 
@@ -45,10 +50,10 @@ class Block(nn.Module):
         self.convolution = convolution
         self.norm = nn.BatchNorm2d(outputs)
         self.pool = pool
-        self.activate = plain  # or fused.norm_pool_relu, which a training loop on a CPU sets
+        self.compute = composed  # or thin.composed, which a training loop on a CPU sets
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activate(self.convolution(x), self.norm, self.pool)  # [B, outputs, H / pool, W / pool]
+        return self.compute(x, self.convolution, self.norm, self.pool)  # [B, outputs, H / pool, W / pool]
 
 
 class Residual(nn.Sequential):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import fused
+from . import fused, thin
 from .config import Config, InputError
 from .data import FULL, LIGHT, Augmentation, Data
 from .graph import Recorded
@@ -153,7 +153,7 @@ class Loop:
         self.network = network.to(self.device, memory_format=torch.channels_last)
         for block in network.modules() if fused.available(self.device) else ():
             if isinstance(block, Block):
-                block.activate = fused.norm_pool_relu
+                block.compute = thin.composed
         self.optimiser = optimiser(network, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.steps = steps_an_epoch(config, data)

@@ -5,11 +5,6 @@ import torch
 from torch import nn
 
 from lowrank import fused
-from lowrank.config import Config
-from lowrank.data import load
-from lowrank.network import Block
-from lowrank.train import Loop
-from lowrank.trial import build
 
 compiled = pytest.mark.skipif(not fused.available(torch.device("cpu")), reason="needs a C++ compiler with OpenMP")
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
@@ -84,14 +79,6 @@ def test_what_the_library_cannot_do_is_done_by_torch(x):
     if x.dtype is torch.float64:
         norm, reference = norm.double(), reference.double()
     assert torch.equal(fused.norm_pool_relu(x, norm, pool=True), fused.plain(x, reference, pool=True))
-
-
-@compiled
-def test_training_on_a_cpu_uses_it():
-    config = Config(dataset="digits", width=4, precision="float32")
-    network = build(config, 10)
-    Loop(config, network, load("digits"), lambda: None)
-    assert {block.activate for block in network.modules() if isinstance(block, Block)} == {fused.norm_pool_relu}
 
 
 def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
