@@ -23,8 +23,8 @@ from lowrank.studies import each, grid
 SETTINGS = [
     {"decomp": "bottleneck", "budget": 0.1},
     {"decomp": "tt", "dims": 4, "budget": 0.05},
-    *grid(decomp=["tt"], dims=[3, 6], budget=[0.1]),
-    *grid(decomp=["cp", "ring", "tucker_tt"], dims=[4], budget=[0.1]),
+    {"decomp": "tt", "dims": 6, "budget": 0.1},
+    *grid(decomp=["cp", "tucker_tt"], dims=[4], budget=[0.1]),
 ]
 RATES, WITHOUT = [0.2, 0.4, 0.8], ["nothing", "core rates"]
 SETTING = {"recipe": "fast", "width": 16, "epochs": 2, "batch_size": 256}
