@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .layers import Decomposed, matrix
 
 SAMPLES = 256  # random entries of a core, at least, from which its gain is estimated
-AIM = 2.0  # of steps in W: with it 0.4 is the best learning rate of every format, see benchmarks/rates.py
+AIM = 2.0  # of steps in W: with it 0.4 is the best of the learning rates in benchmarks/rates.py for every network there
 
 
 def core_rates(network: nn.Module) -> dict[Tensor, float]:
