@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
+
 PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
 DECOMPS = [*PLAIN, "bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
 INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe="fast"
@@ -25,14 +27,6 @@ ADDED = {"recipe": "2018", "without": "nothing"}  # parameters younger than some
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
 ROOT = Path(__file__).resolve().parent.parent  # the repository: notebooks run from several folders
-
-
-class InputError(ValueError):
-    """What a user asked for cannot be done; the message is one line that says what can."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 def located(path: str) -> Path:
