@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from . import fused
+from . import fused, native
 from .layers import DecomposedConv2d
 
 LANE, CHUNK = 16, 8  # as in thin.cpp: channels or pixels at a time, images that are summed together
@@ -100,6 +100,6 @@ def chunks(z: Tensor) -> int:
 
 def call(name: str, z: Tensor, channels: int, *others: Tensor, pool: bool | None = None) -> None:
     images, inner, height, width = z.shape
-    shape = fused.Shape(images, height, width, channels, torch.get_num_threads())
+    shape = native.Shape(images, height, width, channels, torch.get_num_threads())
     flags = [] if pool is None else [int(pool)]
-    fused.function(name, z)(shape, *flags, ctypes.c_long(inner), *fused.pointers(z, *others))
+    native.function(name, z)(shape, *flags, ctypes.c_long(inner), *native.pointers(z, *others))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import fused, thin
+from . import native, thin
 from .config import Config, InputError
 from .data import FULL, LIGHT, Augmentation, Data
 from .graph import Recorded
@@ -151,7 +151,7 @@ class Loop:
         self.config, self.data, self.on_step = config, data, on_step
         self.device = data.train_images.device
         self.network = network.to(self.device, memory_format=torch.channels_last)
-        for block in network.modules() if fused.available(self.device) else ():
+        for block in network.modules() if native.available(self.device) else ():
             if isinstance(block, Block):
                 block.compute = thin.composed
         self.optimiser = optimiser(network, config)

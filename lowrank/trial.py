@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import formats, fused
+from . import formats, native
 from .config import DECOMPS, PLAIN, ROOT, Config, InputError, dataset_name
 from .data import Data
 from .data import load as load_data
@@ -100,7 +100,7 @@ def trained(
         f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
         f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, {config.precision}, {device_name()}"
     )
-    if data.train_images.device.type == "cpu" and not fused.library():
+    if data.train_images.device.type == "cpu" and not native.library():
         log("no C++ compiler with OpenMP (c++, or $CXX): batch norm, pool and ReLU run one after the other")
     progress = Progress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank import fused
+from lowrank import fused, native
 
-compiled = pytest.mark.skipif(not fused.available(torch.device("cpu")), reason="needs a C++ compiler with OpenMP")
+compiled = pytest.mark.skipif(not native.available(torch.device("cpu")), reason="needs a C++ compiler with OpenMP")
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
 
 
@@ -83,8 +83,8 @@ def test_what_the_library_cannot_do_is_done_by_torch(x):
 
 def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(tmp_path / "missing"))
-    fused.library.cache_clear()
+    native.library.cache_clear()
     try:
-        assert not fused.available(torch.device("cpu"))
+        assert not native.available(torch.device("cpu"))
     finally:
-        fused.library.cache_clear()
+        native.library.cache_clear()
