@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .formats import RANK_RULES
 
 PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
 DECOMPS = [*PLAIN, "bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
@@ -91,7 +92,9 @@ class Config:
         lambda v: 0 <= v <= 1,
     )
     rank_rule: str = choice(
-        "useful", "useful or original (the 2019 rule, ranks capped at neighbouring modes)", ["useful", "original"]
+        "useful",
+        "ranks follow the useful ones (useful), their roots (root), none (uniform) or 2019 (original)",
+        RANK_RULES,
     )
     init: str = choice(
         "random",
@@ -189,7 +192,7 @@ class Config:
         if self.decomp in PLAIN:
             unused |= {"dims", "rank_scale", "budget", "rank_rule", "init"}
         if self.decomp == "bottleneck":
-            unused |= {"dims", "rank_rule"}
+            unused |= {"dims"} | ({"rank_rule"} if self.rank_rule in ("useful", "original") else set())  # equal for it
         unused |= {name for name, value in ADDED.items() if getattr(self, name) == value}  # keeps older ids as they are
         decisive = {name: value for name, value in asdict(self).items() if name not in unused} | {"dataset": data}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isqrt, prod
+
+RANK_RULES = ["useful", "root", "uniform", "original"]  # see `growth`
 
 # What else costs time, in multiply-adds: measured on 2 CPU cores (`make bench`), where two thin products break even
 # at m = 0.39 to 0.45, 0.43 to 0.44 and 0.47 to 0.54 C for C = 128, 256 and 512 (AMD without, Intel with AVX-512), not
@@ -370,11 +372,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Path:
-    """Every +1 of every rank of every layer, ordered by relative rank, and the parameters before each."""
+    """Every +1 of every rank of every layer, in the order of the rank rule, and the parameters after each."""
 
     start: int
     steps: tuple[tuple[int, int], ...]  # (layer, index of the rank)
-    parameters: tuple[int, ...]  # after each step
+    parameters: tuple[int, ...]
 
 
 def smallest(decomp: str, foldings: Sequence[Folding]) -> list[list[int]]:
@@ -390,18 +392,33 @@ def raise_rank(decomp: str, folding: Folding, ranks: list[int], k: int) -> int:
     return sum(map(prod, shapes(folding, ranks))) - before
 
 
+def growth(form: Format, folding: Folding, rank_rule: str) -> list[tuple[int, Callable[[int], float]]]:
+    """For each rank its limit, and where on the path a rank is raised: the lower, the earlier.
+
+    Over all layers, "useful" raises ranks in proportion to their largest useful values, "root" in proportion to the
+    square roots of those, and "uniform" keeps all equal until they reach them. "original" raises them in proportion to
+    the caps of the 2019 experiments.
+    """
+    if rank_rule == "original":
+        return [(limit, partial(relative, limit, 1.0)) for limit in form.original(folding)]
+    if rank_rule == "useful":
+        limits = zip(form.largest(folding), form.pace(folding), strict=True)
+        return [(limit, partial(relative, limit, pace)) for limit, pace in limits]
+    power = {"root": 0.5, "uniform": 0.0}[rank_rule]
+    return [(limit, partial(relative, limit**power, 1.0)) for limit in form.largest(folding)]
+
+
+def relative(unit: float, pace: float, rank: int) -> float:
+    return (rank / unit) ** (1 / pace)
+
+
 @lru_cache(maxsize=256)
 def path(decomp: str, foldings: tuple[Folding, ...], rank_rule: str = "useful") -> Path:
     """The one strictly increasing path that both `budget` and `rank_scale` walk, over all layers."""
-    form = FORMATS[decomp]
-    if rank_rule == "original":
-        limits = [[(limit, 1.0) for limit in form.original(f)] for f in foldings]
-    else:
-        limits = [list(zip(form.largest(f), form.pace(f), strict=True)) for f in foldings]
     steps = sorted(
-        ((rank / limit) ** (1 / pace), limit, layer, k)
-        for layer, layer_limits in enumerate(limits)
-        for k, (limit, pace) in enumerate(layer_limits)
+        (place(rank), limit, layer, k)
+        for layer, folding in enumerate(foldings)
+        for k, (limit, place) in enumerate(growth(FORMATS[decomp], folding, rank_rule))
         for rank in range(1, limit)
     )
     ranks = smallest(decomp, foldings)

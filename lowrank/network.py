@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from .errors import InputError
-from .formats import FORMATS, Layout, fold, solve
+from .formats import FORMATS, RANK_RULES, Layout, fold, solve
 from .initial import approximate, draw, silence
 from .layers import Decomposed, DecomposedConv2d, DecomposedLinear, is_grouped, kernel_size, matrix_shape, named_layers
 from .summary import summary
@@ -193,7 +193,7 @@ def one_line() -> Iterator[None]:
 def check(decomp: str, dims: int, budget: float, rank_scale: float, rank_rule: str, init: str) -> None:
     for name, value, allowed in (
         ("decomp", decomp, FORMATS),
-        ("rank_rule", rank_rule, ("useful", "original")),
+        ("rank_rule", rank_rule, RANK_RULES),
         ("init", init, INITS),
     ):
         if value not in allowed:

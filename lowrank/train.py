@@ -150,7 +150,10 @@ class Loop:
     def __init__(self, config: Config, network: nn.Module, data: Data, on_step: Callable[[], None]) -> None:
         self.config, self.data, self.on_step = config, data, on_step
         self.device = data.train_images.device
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d) and not isinstance(layer, Decomposed):
+                layer.to(memory_format=torch.channels_last)  # cores keep their own layout
         for block in network.modules() if native.available(self.device) else ():
             if isinstance(block, Block):
                 block.compute = thin.composed

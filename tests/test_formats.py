@@ -106,10 +106,10 @@ def test_counts_are_torchs_counts_at_every_size_and_rank(decomp, kernel):
 
 
 @kinds
-@given(folding=foldings, data=st.data())
-@settings(deadline=None, max_examples=50)
-def test_every_step_of_the_path_raises_one_rank_and_the_parameters(decomp, folding, data):
-    rank_rule = "useful" if folding.has_cut else "original"
+@given(folding=foldings, data=st.data(), rule=st.sampled_from(["useful", "root", "uniform"]))
+@settings(deadline=None, max_examples=100)
+def test_every_step_of_the_path_raises_one_rank_and_the_parameters(decomp, folding, data, rule):
+    rank_rule = rule if folding.has_cut else "original"
     way = path(decomp, (folding,), rank_rule)
     sizes = [way.start, *way.parameters]
     assert all(before < after for before, after in pairwise(sizes))
@@ -211,6 +211,34 @@ def test_no_parameters_go_to_ranks_that_nothing_can_use(decomp, dims, width):
     for budget in (0.05, 0.1, 0.25, 0.5, 0.9):
         layouts = solve(decomp, network(width, dims), budget=budget)
         assert parameters([trimmed(layout) for layout in layouts]) > 0.95 * parameters(layouts)
+
+
+# --- other rules
+
+
+@kinds
+@pytest.mark.parametrize(("rule", "power"), [("uniform", 0), ("root", 0.5)])
+@pytest.mark.parametrize("dims", range(2, 10))
+def test_ranks_are_in_proportion_to_a_power_of_the_largest_useful_ones(decomp, rule, power, dims):
+    """In all layers, to within the rounding of a rank and what filling the budget adds, where the limit allows it."""
+    rank_scale = 0.1
+    layouts = solve(decomp, network(64, dims), rank_scale=rank_scale, rank_rule=rule)
+    limits = [FORMATS[decomp].largest(layout.folding) for layout in layouts]
+    ranks = [rank for layout in layouts for rank in layout.ranks]
+    pairs = list(zip(ranks, [limit for most in limits for limit in most], strict=True))
+    units = [rank / limit**power for rank, limit in pairs if 1 < rank < limit]
+    steps = [1 / limit**power for rank, limit in pairs if 1 < rank < limit]
+    assert max(units, default=0) - min(units, default=0) <= max(steps, default=0)
+
+
+@kinds
+@every_dims
+@pytest.mark.parametrize("rule", ["root", "uniform"])
+def test_other_rules_meet_the_budget_too(decomp, dims, rule):
+    for budget in (0.05, 0.1, 0.25, 0.5):
+        layouts = solve(decomp, network(16, dims), budget=budget, rank_rule=rule)
+        room = budget * size(network(16, dims)) - parameters(layouts)
+        assert 0 <= room < max(0.01 * budget * size(network(16, dims)), min(increments(layouts), default=1))
 
 
 # --- the original rule
