@@ -44,7 +44,8 @@ def accuracy(way: str, config: Config) -> float:
     pipeline = Pipeline(config, data, Numpy, summed=True)
     for epoch in range(config.epochs):
         pipeline.train(epoch)
-    return Loop(config, pipeline.network, data, lambda: None).evaluate()[1]
+    _, right = Loop(config, pipeline.network, data, lambda: None).evaluate("test")
+    return right.float().mean().item()
 
 
 def apart(table: pd.DataFrame) -> float:

@@ -24,7 +24,8 @@ from .formats import RANK_RULES
 PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
 DECOMPS = [*PLAIN, "bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
 INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe="fast"
-ADDED = {"recipe": "2018", "without": "nothing"}  # parameters younger than some records, and what those ran with
+# Parameters younger than some records, and what those ran with.
+ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0}
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
 ROOT = Path(__file__).resolve().parent.parent  # the repository: notebooks run from several folders
@@ -92,9 +93,7 @@ class Config:
         lambda v: 0 <= v <= 1,
     )
     rank_rule: str = choice(
-        "useful",
-        "ranks follow the useful ones (useful), their roots (root), none (uniform) or 2019 (original)",
-        RANK_RULES,
+        "useful", "how ranks grow, useful, root, uniform or original (of 2019); see the README", RANK_RULES
     )
     init: str = choice(
         "random",
@@ -109,6 +108,9 @@ class Config:
         "cifar10, cifar100, digits, or a path to an image folder or an archive of one",
         f"{', '.join(DATASETS)}, a folder, or a file that ends in {' '.join(ARCHIVES)}",
         is_dataset,
+    )
+    validation: float = parameter(
+        0.0, "share of the training images kept out of training, to choose by", "0 to 0.5", lambda v: 0 <= v <= 0.5
     )
     epochs: int = parameter(24, "passes over the training images", ">= 1", lambda v: v >= 1)
     batch_size: int = parameter(512, "images a step", ">= 2", lambda v: v >= 2)

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import http.client
 import io
+import math
 import os
 import tarfile
 import tempfile
@@ -14,7 +15,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from .config import DATASETS, InputError, cache_folder, dataset_name, located
 
+STORED = ("train_images", "train_labels", "test_images", "test_labels", "classes", "fingerprint")  # in the cache
 SIZE = 32  # pixels along each side of an image
 CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what desktops leave in folders, beside hidden files
 
@@ -53,6 +55,8 @@ class Data:
     test_labels: Tensor  # int64 [M]
     classes: tuple[str, ...]  # the name of each label
     fingerprint: str  # 12 hex digits of a hash over pixels, labels and the sizes of the splits
+    validation_images: Tensor | None = None  # uint8 [V, 3, 32, 32], see `held_out`
+    validation_labels: Tensor | None = None  # int64 [V]
 
     def training_batches(
         self, batch_size: int, seed: int, epoch: int, augmentation: Augmentation | None
@@ -110,6 +114,32 @@ def load(dataset: str, device: str | torch.device = "cpu") -> Data:
         data = cached(f"{dataset_name(dataset)}-{content_hash(path)}", partial(decoded, path))
     tensors = {name: value.to(device) for name, value in vars(data).items() if isinstance(value, Tensor)}
     return replace(data, **tensors)
+
+
+def held_out(data: Data, share: float) -> Data:
+    """The data with this share of the training images, rounded up in every class, set apart for validation.
+
+    They are the same in every run of a dataset: chosen evenly over the order of each class's images. The last image of
+    a class is never taken. Raises InputError if no class has an image to spare.
+    """
+    if not share:
+        return data
+    labels = data.train_labels.cpu().numpy()
+    apart = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        count = min(math.ceil(share * len(of_class)), len(of_class) - 1)
+        apart[of_class[np.arange(count) * len(of_class) // max(1, count)]] = True
+    if not apart.any():
+        raise InputError(f"validation={share}: every class has a single training image; allowed is 0")
+    mask = torch.from_numpy(apart).to(data.train_labels.device)
+    return replace(
+        data,
+        train_images=data.train_images[~mask],
+        train_labels=data.train_labels[~mask],
+        validation_images=data.train_images[mask],
+        validation_labels=data.train_labels[mask],
+    )
 
 
 def assembled(train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, classes: Iterable[str]) -> Data:
@@ -181,7 +211,7 @@ def restored(file: Path) -> Data | None:
     """What `store` wrote, or None where it is missing or is not what it was."""
     try:
         with np.load(file) as stored:
-            *arrays, fingerprint = (stored[field.name] for field in fields(Data))
+            *arrays, fingerprint = (stored[name] for name in STORED)
             data = assembled(*arrays)
     except Exception:  # a damaged file fails in many ways, and each means the same
         return None
@@ -193,7 +223,7 @@ def store(data: Data, file: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".part-", dir=file.parent) as folder:
         temporary = Path(folder, file.name)
         with temporary.open("wb") as stream:
-            np.savez(stream, **{field.name: np.asarray(getattr(data, field.name)) for field in fields(data)})
+            np.savez(stream, **{name: np.asarray(getattr(data, name)) for name in STORED})
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)

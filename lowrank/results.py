@@ -1,6 +1,7 @@
 """The store of results: a folder per run, written whole or not at all, and the table of all runs.
 
     runs/<run>/record.json   what was asked and what was measured: the truth; once it is there the run is stored
+                             `correct` is which test images the network knows: numpy.packbits as base64
     runs/<run>/history.csv   one row an epoch
     runs/<run>/.claim        locked by the process that works on the run; the kernel frees it when that process dies
     runs/results.csv         the records as one table, derived: every store replaces it; it may be deleted
@@ -42,12 +43,17 @@ MEASURED = {
     "train_accuracy": float,
     "test_loss": float,
     "test_accuracy": float,
+    "validation_loss": float,
+    "validation_accuracy": float,
+    "fit_loss": float,
+    "fit_accuracy": float,
     "seconds": float,
     "images_per_second": float,
     "peak_memory": int,
     "device": str,
     "torch": str,
     "revision": str,
+    "code": str,
     "data": str,
     "started": str,
     "reason": str,
@@ -64,7 +70,7 @@ class Record(dict):
         return f"Record({', '.join(f'{name}={self[name]!r}' for name in FIRST if name in self)})"
 
     def _repr_html_(self) -> str:
-        return html_table({name: [value] for name, value in self.items()})
+        return html_table({name: [value] for name, value in self.items() if name != "correct"})
 
 
 @contextmanager
@@ -150,7 +156,7 @@ def record(runs: Path, run: str) -> Record | None:
     except OSError:
         return None
     content = parsed(path, state.st_ino, state.st_mtime_ns)
-    return content and Record(ADDED | content)
+    return content and Record(ADDED | {"code": "", "correct": ""} | content)  # an older one has not all
 
 
 def records(runs: Path) -> list[Record]:
@@ -182,7 +188,8 @@ def collect(runs: Path) -> None:
     """
     with claim(runs):
         sweep_up(runs)
-        content = table(records(runs), COLUMNS)
+        rows = [{name: each[name] for name in each if name != "correct"} for each in records(runs)]
+        content = table(rows, COLUMNS)
         path = runs / "results.csv"
         if not path.is_file() or path.read_bytes() != content:
             write(path, content)

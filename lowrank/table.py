@@ -43,15 +43,16 @@ class Table(pd.DataFrame):
 def results(runs: str | Path = "runs") -> Table:
     """One row a run, read from the records; a relative path starts at the repository.
 
-    Columns as in COLUMNS, then whatever else the records hold; `started` is a UTC time. A number that
-    was not measured, because the run failed or diverged, is NaN.
+    Columns as in COLUMNS, then whatever else the records hold, but for `correct`; `started` is a UTC time. A number
+    that was not measured, because the run failed or diverged, is NaN.
     """
     folder = ROOT / runs
     if folder.is_dir():
         with suppress(InputError):  # who may only read still gets the rows
             collect(folder)
     rows = records(folder)
-    frame = Table(rows, columns=list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])))
+    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
+    frame = Table(rows, columns=[name for name in names if name != "correct"])
     for name in (name for name, kind in TYPES.items() if kind in (int, float)):
         frame[name] = pd.to_numeric(frame[name])
     return frame.assign(started=pd.to_datetime(frame["started"], utc=True, format="ISO8601"))

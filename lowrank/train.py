@@ -134,6 +134,7 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
     tensors: dict[str, Any] = field(default_factory=dict)  # of the network, the optimiser and the loss scaler
     diverged: bool = False
+    correct: Tensor | None = None  # bool [M], which test images the network of the last epoch knows
 
     @property
     def seconds(self) -> float:
@@ -169,16 +170,30 @@ class Loop:
             getattr(self, name).load_state_dict(tensors)
 
     def after(self, state: State) -> State:
-        """The state one epoch later, whose row holds seconds, loss and accuracy in training and test."""
+        """The state one epoch later, whose row holds seconds, loss and accuracy in training and what is `due`."""
         start = time.perf_counter()
         loss, accuracy = self.train(state.epochs)
         row = {"epoch": state.epochs + 1, "seconds": time.perf_counter() - start}
         row |= {"train_loss": loss, "train_accuracy": accuracy}
-        diverged = not math.isfinite(loss)
-        test_loss, test_accuracy = (math.nan, math.nan) if diverged else self.evaluate()
-        row |= {"test_loss": test_loss, "test_accuracy": test_accuracy}
+        diverged, correct = not math.isfinite(loss), None
+        for part in self.due(state.epochs + 1):
+            row |= {f"{part}_loss": math.nan, f"{part}_accuracy": math.nan}
+            if not diverged:
+                row[f"{part}_loss"], right = self.evaluate(part)
+                row[f"{part}_accuracy"] = right.sum().item() / len(right)
+                correct = right.cpu() if part == "test" else correct
         tensors = {name: getattr(self, name).state_dict() for name in ("network", "optimiser", "scaler")}
-        return State(state.epochs + 1, [*state.history, row], tensors, diverged)
+        return State(state.epochs + 1, [*state.history, row], tensors, diverged, correct)
+
+    def due(self, epoch: int) -> list[str]:
+        """What is measured after this epoch.
+
+        With validation images the test images wait for the last epoch, so that nothing can be chosen by them. The last
+        epoch also measures "fit", the training images as they are: with those of augmented images, as the network
+        changes, nothing can be said of overfitting.
+        """
+        last, validates = epoch == self.config.epochs, self.data.validation_labels is not None
+        return ["validation"] * validates + ["test"] * (last or not validates) + ["fit"] * last
 
     def train(self, epoch: int) -> tuple[float, float]:
         """Mean loss and accuracy over one epoch of training images, as the network changes."""
@@ -217,17 +232,17 @@ class Loop:
         return torch.stack([loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum()])
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Mean loss and accuracy over the test images."""
-        totals = torch.zeros(2, device=self.device)
+    def evaluate(self, part: str) -> tuple[float, Tensor]:
+        """Mean loss over the images of "validation", "test" or "fit", and which of them are right, bool [N]."""
+        name = "train" if part == "fit" else part
+        images, labels = getattr(self.data, f"{name}_images"), getattr(self.data, f"{name}_labels")
+        total, right = torch.zeros((), device=self.device), []
         self.network.eval()
-        splits = (self.data.test_images.split(EVALUATION_BATCH), self.data.test_labels.split(EVALUATION_BATCH))
-        for images, labels in zip(*splits, strict=True):
-            logits = self.predict(self.data.normalise(images))
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-            totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
-        loss, correct = totals.tolist()
-        return loss / len(self.data.test_labels), correct / len(self.data.test_labels)
+        for some, their in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+            logits = self.predict(self.data.normalise(some))
+            total += F.cross_entropy(logits, their, reduction="sum")
+            right.append(logits.argmax(1) == their)
+        return total.item() / len(labels), torch.cat(right)
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits of normalised images [B, 3, 32, 32], each averaged with its mirror image's where the recipe does."""

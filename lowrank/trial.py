@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import platform
 import resource
@@ -13,13 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import formats, native
 from .config import DECOMPS, PLAIN, ROOT, Config, InputError, dataset_name
-from .data import Data
+from .data import Data, held_out
 from .data import load as load_data
+from .fingerprint import code_fingerprint
 from .layers import FACTORS, Contract, dense, separable
 from .network import IMAGE, cifar_network, decompose
 from .progress import Progress
@@ -46,7 +49,7 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     """
     config, device = Config.of(parameters), best_device()
     config = replace(config, precision=resolved_precision(config.precision, device))
-    data = load_data(config.dataset, device)
+    data = held_out(load_data(config.dataset, device), config.validation)
     name = config.run(data.fingerprint)
     if record := finished(config, name, log):
         return record
@@ -113,7 +116,8 @@ def trained(
     with closing(progress):
         state = train(config, net, data, state, progress.step, keep)
     record = Record(run=name, status="diverged" if state.diverged else "done", **described(config), **size)
-    record |= measured(config, data, state) | {"revision": revision(), "started": started}
+    here = revision()
+    record |= measured(config, data, state) | {"revision": here, "code": code_fingerprint(here), "started": started}
     if config.save_weights and not state.diverged:
         write(config.folder / name / "weights.pt", packed({"classes": len(data.classes), "network": net.state_dict()}))
     store(config.folder, record, state.history)
@@ -178,7 +182,8 @@ def sizes(config: Config, net: nn.Module) -> dict[str, Any]:
 
 
 def measured(config: Config, data: Data, state: State) -> dict[str, Any]:
-    last = {name: value for name, value in state.history[-1].items() if name.startswith(("train_", "test_"))}
+    last = {name: value for name, value in state.history[-1].items() if name not in ("epoch", "seconds")}
+    correct = b"" if state.correct is None else np.packbits(state.correct.numpy()).tobytes()
     images = steps_an_epoch(config, data) * min(config.batch_size, len(data.train_labels)) * state.epochs
     return {
         **last,
@@ -188,6 +193,7 @@ def measured(config: Config, data: Data, state: State) -> dict[str, Any]:
         "device": device_name(),
         "torch": torch.__version__,
         "data": data.fingerprint,
+        "correct": base64.b64encode(correct).decode(),
     }
 
 
