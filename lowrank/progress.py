@@ -73,10 +73,11 @@ class Progress:
             self.log(f"about {span(pace * (self.total - self.done))} of training to go, {pace * 1000:.0f} ms a step")
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        part = "test" if "test_loss" in row else "validation"
         self.log(
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  {row['seconds']:7.2f} s  "
             f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}  "
-            f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.2%}"
+            f"{part} loss {row[f'{part}_loss']:.4f} accuracy {row[f'{part}_accuracy']:.2%}"
         )
 
     def close(self) -> None:

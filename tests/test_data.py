@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import io
+import math
 import os
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from torchvision import datasets
 
 from lowrank import data as data_module
 from lowrank.config import InputError
-from lowrank.data import FULL, LIGHT, SIZE, Augmentation, Data, augmented, draws, load
+from lowrank.data import FULL, LIGHT, SIZE, Augmentation, Data, augmented, draws, held_out, load
 
 ROOT = Path(__file__).resolve().parent.parent
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
@@ -486,3 +488,26 @@ def test_an_epoch_on_a_gpu_never_waits_for_it():
             data.normalise(images)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# --- validation
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.25, 0.5])
+def test_validation_images_are_balanced_disjoint_and_always_the_same(share):
+    data = load("digits")
+    first, second = held_out(data, share), held_out(data, share)
+    assert torch.equal(first.validation_images, second.validation_images)
+    counts = torch.bincount(data.train_labels)
+    assert torch.bincount(first.validation_labels).tolist() == [math.ceil(share * count) for count in counts.tolist()]
+    both = torch.cat([first.train_images, first.validation_images]).flatten(1)
+    assert sorted(map(bytes, both.numpy())) == sorted(map(bytes, data.train_images.flatten(1).numpy()))
+    assert first.fingerprint == data.fingerprint and torch.equal(first.test_images, data.test_images)
+
+
+def test_validation_needs_a_class_with_two_images():
+    data = load("digits")
+    chosen = [int((data.train_labels == label).nonzero()[0]) for label in range(10)]
+    single = replace(data, train_images=data.train_images[chosen], train_labels=data.train_labels[chosen])
+    with pytest.raises(InputError, match="validation=0.1: every class has a single training image"):
+        held_out(single, 0.1)

@@ -1,5 +1,6 @@
 """The loop: schedules, weight decay, divergence, and runs that are killed and go on."""
 
+import base64
 import csv
 import math
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -213,3 +215,44 @@ def test_two_processes_that_want_the_same_run_train_it_once(tmp_path):
     assert "waiting for it" in outputs[0] and "already done" in outputs[0]
     assert outputs[1].count("epoch ") == 20
     assert len(lowrank.results(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("decomp", ["separable", "tt"])
+def test_validation_images_are_kept_apart_and_the_test_images_seen_once(tmp_path, decomp):
+    record = run(tmp_path, decomp=decomp, validation=0.2, epochs=3)
+    history = lowrank.history(tmp_path, record["run"])
+    assert history.validation_loss.notna().all() and history.validation_accuracy.between(0, 1).all()
+    assert history.test_accuracy.notna().tolist() == history.fit_accuracy.notna().tolist() == [False, False, True]
+    assert record["validation_accuracy"] == history.validation_accuracy.iloc[-1]
+    without = run(tmp_path, decomp=decomp, epochs=3)
+    assert without["run"] != record["run"] and "validation_accuracy" not in without
+    assert lowrank.history(tmp_path, without["run"]).test_accuracy.notna().all()
+
+
+def test_a_record_says_which_test_images_are_right(tmp_path):
+    record = run(tmp_path, decomp="separable", width=8, epochs=3, batch_size=64, augment=False)
+    right = np.unpackbits(np.frombuffer(base64.b64decode(record["correct"]), np.uint8))
+    assert right.sum() / len(load("digits").test_labels) == pytest.approx(record["test_accuracy"])
+    assert "correct" not in lowrank.results(tmp_path) and "correct" not in (tmp_path / "results.csv").read_text()
+
+
+def test_fit_accuracy_is_that_of_the_training_images_as_they_are(tmp_path):
+    record = run(tmp_path, decomp="separable", width=8, epochs=3, batch_size=64, save_weights=True)
+    data = load("digits")
+    with torch.no_grad():
+        logits = lowrank.load(record["run"], runs=str(tmp_path))(data.normalise(data.train_images))
+    assert (logits.argmax(1) == data.train_labels).float().mean().item() == pytest.approx(record["fit_accuracy"])
+    assert record["fit_accuracy"] > record["train_accuracy"]  # which is that of augmented images on the way
+
+
+@pytest.mark.parametrize("decomp", ["tucker", "tucker_tt", "tt", "cp", "ring"])
+@pytest.mark.parametrize("dims", range(2, 10))
+def test_every_number_of_modes_takes_a_step(decomp, dims):
+    """Cores have 1 to 9 axes, of which only those of plain convolutions may be channels_last."""
+    config, network = networks(decomp=decomp, dims=dims, budget=0.5)
+    loop = train.Loop(config, network, load("digits"), lambda: None)
+    images, labels = next(loop.data.training_batches(32, 0, 0, None))
+    loop.set_rates(0.5)
+    assert math.isfinite(loop.step(images, labels)[0])
+    held = [layer for layer in network.modules() if isinstance(layer, Decomposed)]
+    assert all(core.is_contiguous() for layer in held for core in layer.cores)
