@@ -23,7 +23,8 @@ def planned(
 ) -> list[dict[str, Any]]:
     """The parameters of every run of a study, a named one at its scale.
 
-    `seeds` runs each with seeds 0 to seeds - 1; 0 is the scale's own number and, for a list, what the list says.
+    `seeds` runs each with seeds 0 to seeds - 1, but those that name a seed; 0 is the scale's own number and, for a
+    list, what the list says.
     `dataset`, where it is not '', and `overrides` replace a parameter in every run. Raises InputError where there
     is no such study, scale or parameter.
     """
@@ -39,7 +40,7 @@ def planned(
         runs, seeds = each([SCALES[scale]], *STUDIES[study][scale]), seeds or SEEDS[scale]
     overrides |= {"dataset": dataset} if dataset else {}
     runs = each(runs, overrides)
-    return each(runs, *({"seed": seed} for seed in range(seeds))) if seeds else runs
+    return [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
 
 
 def refuse_unknown(overrides: dict[str, Any]) -> None:

@@ -1,10 +1,14 @@
 """Every named study is possible as it stands, and says what it is asked to say."""
 
+import math
+
+import numpy as np
 import pytest
 
-from lowrank.config import DECOMPS, Config, InputError
+from lowrank.config import DECOMPS, PLAIN, Config, InputError
+from lowrank.formats import fold, pointwise, solve
 from lowrank.plan import planned
-from lowrank.studies import SCALES, STUDIES, grid
+from lowrank.studies import FAULTS, SCALES, STUDIES, each, grid
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -12,6 +16,34 @@ from lowrank.studies import SCALES, STUDIES, grid
 def test_every_run_of_every_study_is_valid_and_different(study, scale):
     ids = [Config.of(parameters).run("pixels") for parameters in planned(study, scale)]
     assert len(ids) == len(set(ids)) > 1
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_setting_of_every_study_has_a_network_of_its_size(study, scale):
+    for parameters in each(planned(study, scale, seeds=1), {"dataset": "digits"}):
+        config = Config.of(parameters)
+        if config.decomp not in PLAIN:
+            shapes = [(outputs, inputs) for outputs, inputs, _ in pointwise(config.width)]
+            foldings = [fold(*shape, config.dims, rank_rule=config.rank_rule) for shape in shapes]
+            size = {"budget": config.budget, "rank_scale": config.rank_scale}
+            layouts = solve(config.decomp, foldings, rank_rule=config.rank_rule, **size)
+            held = sum(layout.parameters for layout in layouts) / sum(layout.size for layout in layouts)
+            assert 0 < held <= (config.budget or math.inf)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_half_of_the_combinations_of_faults_tell_every_fault_from_every_other(scale):
+    runs = [run | {"seed": 0} for run in STUDIES["then-and-now"][scale]]
+    has = np.array([[all(run.get(k) == v for k, v in fault.items()) for fault in FAULTS.values()] for run in runs])
+    signs = 2 * has - 1
+    assert len(np.unique(signs, axis=0)) == 8
+    assert (signs.T @ signs == 8 * np.eye(len(FAULTS))).all()  # main effects are orthogonal
+
+
+def test_a_run_that_names_its_seed_keeps_it():
+    runs = planned(grid(dims=[2]) + grid(dims=[3], seed=[7]), seeds=2)
+    assert [(run["dims"], run["seed"]) for run in runs] == [(2, 0), (2, 1), (3, 7)]
 
 
 def test_the_studies_together_cover_every_decomposition():
@@ -33,7 +65,7 @@ def test_a_grid_is_every_combination_and_may_hold_its_own_seeds():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"study": "tensortrain"}, "study='tensortrain'; allowed: baselines, "),
+        ({"study": "tensortrain"}, "study='tensortrain'; allowed: shoot-out, "),
         ({"study": "cp", "scale": "huge"}, "scale='huge'; allowed: smoke, cpu, gpu"),
         ({"study": "cp", "seeds": -1}, "seeds=-1; allowed"),
         ({"study": "cp", "seeds": 1.5}, "seeds=1.5; allowed"),
