@@ -53,13 +53,6 @@ def refuse_unknown(overrides: dict[str, Any]) -> None:
             raise InputError(f"{name}={value!r}: there is no such parameter; {hint}")
 
 
-def fingerprint(dataset: str) -> str:
-    """What run ids call the data."""
-    from .data import load
-
-    return load(dataset).fingerprint
-
-
 def fastest_precision() -> str:
     """What precision="auto" is in a sweep, decided once: its workers may differ."""
     from .train import resolved_precision
@@ -70,12 +63,15 @@ def fastest_precision() -> str:
 
 def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
     """The Config of every run under its id; raises InputError, before anything runs, where one is not possible."""
+    from .data import load
+
     configs = [Config.of(parameters) for parameters in runs]
-    data = {dataset: fingerprint(dataset) for dataset in {config.dataset for config in configs}}
+    data = {dataset: load(dataset) for dataset in {config.dataset for config in configs}}
+    configs = [config.fitted(len(data[config.dataset].train_labels)) for config in configs]
     if any(config.precision == "auto" for config in configs):
         auto = fastest_precision()
         configs = [replace(config, precision=auto) if config.precision == "auto" else config for config in configs]
-    return {config.run(data[config.dataset]): config for config in configs}
+    return {config.run(data[config.dataset].fingerprint): config for config in configs}
 
 
 def finished(config: Config, run: str) -> dict[str, Any] | None:

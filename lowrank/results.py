@@ -58,7 +58,8 @@ MEASURED = {
     "started": str,
     "reason": str,
 }
-TYPES = {"run": str, "status": str} | {each.name: type(each.default) for each in fields(Config)} | MEASURED
+CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
+TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
 COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
 

@@ -24,8 +24,8 @@ from .config import InputError
 
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {"dataset": "digits", "width": 8, "epochs": 1, "batch_size": 128, "precision": "float32"},
-    "cpu": {"dataset": "cifar10", "width": 16, "epochs": 24, "recipe": "fast", "validation": 0.1},
-    "gpu": {"dataset": "cifar10", "width": 64, "epochs": 24, "precision": "bfloat16"},
+    "cpu": {"dataset": "cifar10", "width": 16, "epochs": 24, "batch_size": 512, "recipe": "fast", "validation": 0.1},
+    "gpu": {"dataset": "cifar10", "width": 64, "epochs": 24, "batch_size": 512, "precision": "bfloat16"},
 }
 SEEDS = {"smoke": 2, "cpu": 3, "gpu": 5}
 SECONDS = {"smoke": 2, "cpu": 630, "gpu": 20}  # a run, until some have been timed

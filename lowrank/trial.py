@@ -48,8 +48,9 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     line, before any work where a parameter cannot be.
     """
     config, device = Config.of(parameters), best_device()
-    config = replace(config, precision=resolved_precision(config.precision, device))
-    data = held_out(load_data(config.dataset, device), config.validation)
+    data = load_data(config.dataset, device)
+    config = replace(config, precision=resolved_precision(config.precision, device)).fitted(len(data.train_labels))
+    data = held_out(data, config.validation)
     name = config.run(data.fingerprint)
     if record := finished(config, name, log):
         return record

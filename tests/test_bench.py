@@ -85,7 +85,7 @@ def test_the_table_of_training_is_printed_and_written(training, results, monkeyp
 def test_the_other_pipelines_augment_as_lowrank_does(training, way):
     """Every image is a crop of its padded original, flipped or not, with a hole of the mean colour."""
     data = training.random_images(8)
-    config = Config(dataset="digits", width=4, batch_size=4)
+    config = Config(dataset="digits", width=4, batch_size=4).fitted(1500)
     mean, deviation = (each.numpy()[0] for each in data.moments)
     originals = np.pad((data.train_images.numpy() - mean) / deviation, [(0, 0), (0, 0), (4, 4), (4, 4)], "reflect")
     images = training.trainer(way, config, data).loader.dataset
@@ -99,7 +99,7 @@ def test_the_other_pipelines_augment_as_lowrank_does(training, way):
 def test_the_other_pipelines_learn(training):
     data = training.random_images(16)
     for way in ("2018", "transforms v2"):
-        pipeline = training.trainer(way, Config(dataset="digits", width=4, batch_size=8, epochs=2), data)
+        pipeline = training.trainer(way, Config(dataset="digits", width=4, batch_size=8, epochs=2).fitted(1500), data)
         before = [parameter.detach().clone() for parameter in pipeline.network.parameters()]
         pipeline.train(0)
         assert all((a != b).any() for a, b in zip(before, pipeline.network.parameters(), strict=True))

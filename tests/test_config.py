@@ -12,9 +12,12 @@ REFUSED = [
     ({"dims": 3.0}, "dims=3.0 is of type float"),
     ({"dims": True}, "dims=True is of type bool"),
     ({"dims": 1}, "dims=1; allowed: >= 2"),
-    ({"augment": "false"}, "augment='false' is of type str; allowed: bool, True or False"),
+    ({"augment": "false"}, "augment='false'; allowed: True, False or auto"),
+    ({"augment": 0.5}, "augment=0.5 is of type float; allowed: str, True, False or auto"),
+    ({"save_weights": "auto"}, "save_weights='auto' is of type str"),
+    ({"batch_size": 1}, "batch_size=1; allowed: 2 or more, or 0"),
     ({"weight_decay": "5e-4"}, "written 0.0005 or 5.0e-4"),
-    ({"learning_rate": float("nan")}, "learning_rate=nan; allowed: > 0"),
+    ({"learning_rate": float("nan")}, "learning_rate=nan; allowed: >= 0"),
     ({"budget": 0.1, "rank_scale": 0.1}, "budget=0.1 and rank_scale=0.1: only one"),
     ({"budget": 1.5}, "budget=1.5; allowed: 0 to 1"),
     ({"decomp": "tucke"}, "decomp='tucke'; allowed: dense, separable, bottleneck, tt, tucker, tucker_tt, cp, ring"),
@@ -94,3 +97,18 @@ def test_a_path_is_recorded_by_its_last_part():
 def test_parameters_of_a_notebook_are_its_plain_values():
     namespace = {"decomp": "tt", "dimz": 3, "_private": 1, "In": ["code"], "Out": {}, "dims": [3], "print": print}
     assert parameters_of(namespace) == {"decomp": "tt", "dimz": 3, "dims": [3]}
+
+
+@pytest.mark.parametrize("images", [1, 2, 39, 40, 41, 100, 1497, 10_000, 10_240, 45_000, 50_000, 10**7])
+def test_what_is_left_to_the_data_follows_its_size(images):
+    fitted = Config(dataset="digits").fitted(images)
+    assert 2 <= fitted.batch_size <= 512 and (fitted.batch_size == 2 or images // fitted.batch_size >= 20)
+    assert 0 < fitted.learning_rate <= 0.4 and fitted.augment is False
+    own = Config(dataset="digits", batch_size=7, learning_rate=0.3, augment=True)
+    assert own.fitted(images) == own
+
+
+def test_cifar_is_trained_as_in_the_log():
+    for images in (50_000, 45_000):
+        fitted = Config(dataset="cifar10").fitted(images)
+        assert (fitted.batch_size, fitted.learning_rate, fitted.augment) == (512, 0.4, True)

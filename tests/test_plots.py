@@ -23,7 +23,7 @@ NOTEBOOK = ROOT / "notebooks" / "1-parameter-counts.ipynb"
 def runs(accuracies, parameters=10_000, revision="abc", data="f00", **settings):
     """Records of one setting, a seed each."""
     return pd.DataFrame(
-        asdict(Config(dataset="digits", seed=seed, **settings))
+        asdict(Config(dataset="digits", seed=seed, **settings).fitted(1500))
         | {"parameters": parameters, "test_accuracy": accuracy, "revision": revision, "data": data}
         for seed, accuracy in enumerate(accuracies)
     )

@@ -68,7 +68,7 @@ def test_through_every_core_a_step_is_as_long_as_in_the_weight(decomp):
 def test_rates_leave_the_decay_of_a_step_as_it_is(decay):
     def pace(**parameters):
         """What decay takes off each parameter in a step, and the learning rate of each."""
-        config = Config(dataset="digits", decomp="tt", dims=4, width=8, decay=decay, **parameters)
+        config = Config(dataset="digits", decomp="tt", dims=4, width=8, decay=decay, **parameters).fitted(50_000)
         loop = train.Loop(config, lowrank.build(config, 10), load("digits"), lambda: None)
         loop.set_rates(0.5)
         held = {id(parameter): group for group in loop.optimiser.param_groups for parameter in group["params"]}

@@ -21,7 +21,8 @@ EPOCHS = [{"epoch": 1, "test_accuracy": 0.5}, {"epoch": 2, "test_accuracy": 0.75
 
 
 def row(run: str, **values) -> dict:
-    return asdict(Config()) | {"run": run, "status": "done", "parameters": 100, "test_accuracy": 0.75} | values
+    asked = asdict(Config().fitted(50_000))
+    return asked | {"run": run, "status": "done", "parameters": 100, "test_accuracy": 0.75} | values
 
 
 def store_many(runs, writer: int, count: int) -> None:
