@@ -1,0 +1,33 @@
+"""The formats by name: what `decomp` may be, apart from the networks that hold their weights as they are."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from .chains import Ring, TensorTrain, TuckerTT
+from .format import Format
+from .products import CP, Bottleneck, Tucker
+
+PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
+OR_YOUR_OWN = ", or a format of your own once lowrank.register(name, form) has made it known to this process"
+
+
+class Registry(dict[str, Format]):
+    """A dictionary that says what there is if a name is missing."""
+
+    def __missing__(self, decomp: str) -> Format:
+        raise InputError(f"decomp={decomp!r}; allowed: {', '.join(self)}{OR_YOUR_OWN}")
+
+
+FORMATS = Registry(
+    bottleneck=Bottleneck(),
+    tt=TensorTrain(),
+    tucker=Tucker(),
+    tucker_tt=TuckerTT(),
+    cp=CP(),
+    ring=Ring(),
+)
+
+
+def uses_dims(decomp: str) -> bool:
+    """Whether `dims` decides anything; of a format that this process does not know, it may."""
+    return decomp not in PLAIN and (decomp not in FORMATS or FORMATS[decomp].uses_dims)
