@@ -101,7 +101,7 @@ class Layout:
         return self.multiply_adds(contraction) + self.build_multiply_adds(contraction) / POSITIONS + 2 * MOVED * width
 
     def multiply_adds(self, contraction: str = "") -> int:
-        """For one position (a pixel, a token), once the weight or its factors are built; by default the cheapest way."""
+        """For one position (a pixel, a token), once weight or factors are built; by default in the cheapest way."""
         contraction = contraction or self.contraction
         if contraction == "factors":
             return self.inner * (self.folding.outputs + self.folding.inputs)

@@ -8,14 +8,17 @@ from .format import Format
 from .products import CP, Bottleneck, Tucker
 
 PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
-OR_YOUR_OWN = ", or a format of your own once lowrank.register(name, form) has made it known to this process"
+OR_YOUR_OWN = ", or one of your own: lowrank.register(name, form) makes it known to this process"
 
 
 class Registry(dict[str, Format]):
-    """A dictionary that says what there is if a name is missing."""
+    """A dictionary that says what to do if a name is missing, as in a process that only reads what another stored."""
 
     def __missing__(self, decomp: str) -> Format:
-        raise InputError(f"decomp={decomp!r}; allowed: {', '.join(self)}{OR_YOUR_OWN}")
+        raise InputError(
+            f"decomp={decomp!r} is a format of your own that this process does not know: call "
+            f"lowrank.register({decomp!r}, form) first, or use one of {', '.join(self)}"
+        )
 
 
 FORMATS = Registry(
