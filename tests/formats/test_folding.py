@@ -50,6 +50,6 @@ def test_the_original_modes_are_the_nearest_divisors_of_what_is_left(outputs, in
     assert left == 1
 
 
-@pytest.mark.parametrize(("dims", "text"), [(2, "12 | 30"), (3, "12 | 5 x 6"), (4, "4 x 3 | 6 x 5")])
+@pytest.mark.parametrize(("dims", "text"), [(2, "12 | 30"), (3, "12 | 5 x 6"), (4, "3 x 4 | 5 x 6")])
 def test_a_folding_is_shown_with_its_cut(dims, text):
-    assert sorted(str(fold(12, 30, dims))) == sorted(text) and " | " in str(fold(12, 30, dims))
+    assert str(fold(12, 30, dims)) == text
