@@ -2,6 +2,7 @@
 
 from .config import Config, InputError
 from .formats import Format
+from .formats.own import register
 from .network import decompose, densify
 from .plan import status
 from .results import history
@@ -9,7 +10,7 @@ from .studies import grid
 from .summary import summary
 from .sweep import sweep
 from .table import results
-from .trial import build, load, register, run
+from .trial import build, load, run
 
 __all__ = [
     "Config", "Format", "InputError", "build", "decompose", "densify", "grid", "history", "load", "register",

@@ -12,17 +12,17 @@ import html
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .formats import RANK_RULES
+from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
 
-PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
-DECOMPS = [*PLAIN, "bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
+DECOMPS = ChainMap(FORMATS, dict.fromkeys(PLAIN))  # by name: the plain ones, then every format, those of one's own last
 INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe="fast"
 # Parameters younger than some records, and what those ran with.
 ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0}
@@ -69,9 +69,10 @@ def parameter(
     return field(default=default, metadata={"doc": doc, "allowed": lambda: allowed, "test": test, "kinds": kinds})
 
 
-def choice(default: str, doc: str, options: list[str]) -> Any:
-    """A Config field that is one of the options, named in its documentation."""
-    metadata = {"doc": doc, "allowed": lambda: ", ".join(options), "test": options.__contains__, "kinds": (str,)}
+def choice(default: str, doc: str, options: Collection[str], more: str = "") -> Any:
+    """A Config field that is one of the options, named in its documentation; `more` follows them in a refusal."""
+    metadata = {"doc": doc, "test": options.__contains__, "kinds": (str,)}
+    metadata["allowed"] = lambda: ", ".join(options) + more
     return field(default=default, metadata=metadata)
 
 
@@ -84,7 +85,7 @@ class Config:
     `budget`, `rank_scale` becomes 0.5.
     """
 
-    decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS)
+    decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS, OR_YOUR_OWN)
     dims: int = parameter(3, "modes that each 1x1 weight matrix is folded into", ">= 2", lambda v: v >= 2)
     rank_scale: float = parameter(
         0.0, "ranks relative to the largest useful ones, up to 1; 0 is not set", "0 to 1", lambda v: 0 <= v <= 1
@@ -199,12 +200,12 @@ class Config:
         """The id of a run: a hash of what decides its result, the data by the fingerprint `data`.
 
         Left out are `runs`, `save_weights` and what a form does not use: `dense` and `separable` have no modes
-        and no ranks, a `bottleneck` is never folded.
+        and no ranks, a `bottleneck` (or any other format without `uses_dims`) is never folded.
         """
         unused = {"runs", "save_weights"}
         if self.decomp in PLAIN:
             unused |= {"dims", "rank_scale", "budget", "rank_rule", "init"}
-        if self.decomp == "bottleneck":
+        if not uses_dims(self.decomp):
             unused |= {"dims"} | ({"rank_rule"} if self.rank_rule in ("useful", "original") else set())  # equal for it
         unused |= {name for name, value in ADDED.items() if getattr(self, name) == value}  # keeps older ids as they are
         decisive = {name: value for name, value in asdict(self).items() if name not in unused} | {"dataset": data}

@@ -25,7 +25,7 @@ from torch import nn
 
 from . import plots
 from .config import DATASETS, DECOMPS, PLAIN, ROOT, Config, InputError, arguments, html_table
-from .formats import fold, pointwise, solve
+from .formats import fold, pointwise, solve, uses_dims
 from .layers import Decomposed
 from .results import Record, history, records
 from .table import FORMATS, results
@@ -126,10 +126,9 @@ def decomposed(config: Config, shapes: list[tuple[int, int, int]]) -> list[dict[
         raise InputError(str(error)) from None
     rows = []
     for layout, (_, _, positions) in zip(layouts, shapes, strict=True):
-        modes, cut = layout.folding.modes, layout.folding.rows
         rows.append(
             {
-                "modes": " | ".join(" x ".join(map(str, side)) for side in (modes[:cut], modes[cut:])),
+                "modes": str(layout.folding),
                 "ranks": ", ".join(map(str, layout.ranks)),
                 "parameters": layout.parameters,
                 "multiply_adds": layout.multiply_adds() * positions,
@@ -200,7 +199,7 @@ def setting(runs: str = "runs") -> None:
 
     controlled(
         show,
-        decomp=("tt", partial(widgets.Dropdown, options=DECOMPS)),
+        decomp=("tt", partial(widgets.Dropdown, options=list(DECOMPS))),
         dims=(3, partial(widgets.IntSlider, min=2, max=9)),
         size=("budget", partial(widgets.Dropdown, options=["budget", "rank_scale"])),
         share=(0.1, partial(widgets.FloatLogSlider, min=-2, max=0, step=0.02, readout_format=".3f")),
@@ -215,7 +214,7 @@ def setting(runs: str = "runs") -> None:
 def title(record: Mapping[str, Any]) -> str:
     """One run in one line."""
     size = "".join(f" {name}={record[name]:g}" for name in ("budget", "rank_scale") if record[name])
-    modes = "" if record["decomp"] in (*PLAIN, "bottleneck") else f" dims={record['dims']}"
+    modes = f" dims={record['dims']}" if uses_dims(record["decomp"]) else ""
     name = f"{record['decomp']}{modes}{size} seed={record['seed']}, {record['dataset']}"
     return f"{record['test_accuracy']:.1%}: {name}, {record['parameters']:,} parameters"
 

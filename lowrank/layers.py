@@ -1,24 +1,20 @@
 """Convolutions and linear layers whose weight is held as a tensor decomposition.
 
 A decomposed layer holds its cores as plain parameters and a Layout (lowrank.formats) that says how they fit
-together. Shapes below: O outputs, I inputs (in_channels * kernel height * kernel width), m the inner width,
-n modes, r TT-ranks, t Tucker ranks, R the CP rank. Formats cite their papers in lowrank.formats.
+together. Shapes below: O outputs, I inputs (in_channels * kernel height * kernel width), m the inner width.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .formats import Folding, Layout, cheapest
-
-Factors = tuple[Tensor, Tensor]  # L [O, m] and R [m, I] with W = L @ R
-Contract = Callable[[Sequence[Tensor], Folding], Factors | Tensor]  # W itself where the format has no inner width
+from .formats import CONTRACTIONS, Layout
 
 PRODUCT = 2**15  # weights of a 1x1 convolution above which a matrix product is faster on a CPU in float32
 
@@ -35,120 +31,6 @@ def dense(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
 
 
-# --- contracting the cores: (cores, folding) -> L [O, m], R [m, I]
-
-
-def bottleneck(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    left, right = cores  # [O, r], [r, I]
-    return left, right
-
-
-def last_product(modes: tuple[int, ...], bonds: tuple[int, ...]) -> int:
-    return cheapest(modes, bonds)[1]
-
-
-# Integers only: not for a compiler to trace. torch.compiler.assume_constant_result sets just this, but importing it
-# takes nearly as long as importing torch.
-last_product._dynamo_marked_constant = True
-
-
-def joined(cores: Sequence[Tensor]) -> Tensor:
-    """Contract neighbouring cores [r[k-1], n[k], r[k]] in the cheapest order: [r[0], n1 ... n[d], r[d]]."""
-    if len(cores) == 1:
-        return cores[0]  # [r0, n1, r1]
-    bonds = (cores[0].shape[0], *(core.shape[2] for core in cores))
-    cut = last_product(tuple(core.shape[1] for core in cores), bonds)
-    left, right = joined(cores[:cut]), joined(cores[cut:])  # [r0, n1 ... n[k], r[k]], [r[k], n[k+1] ... n[d], r[d]]
-    product = left.flatten(0, 1) @ right.flatten(1)  # [r0 * n1 ... n[k], n[k+1] ... n[d] * r[d]]
-    return product.reshape(bonds[0], -1, bonds[-1])  # [r0, n1 ... n[d], r[d]]
-
-
-def tensor_train(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    left, right = joined(cores[: folding.rows]), joined(cores[folding.rows :])  # [1, O, r[cut]], [r[cut], I, 1]
-    return left[0], right[..., 0]  # [O, r[cut]], [r[cut], I]
-
-
-def ring(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    left, right = joined(cores[: folding.rows]), joined(cores[folding.rows :])  # [r0, O, r[cut]], [r[cut], I, r0]
-    return left.transpose(0, 1).flatten(1), right.permute(2, 0, 1).flatten(0, 1)  # [O, r0 * r[cut]], [r0 * r[cut], I]
-
-
-def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
-    """Columns of [n[k], R] multiplied as Kronecker products: [n1 ... n[k], R]."""
-    product = factors[0]  # [n1, R]
-    for factor in factors[1:]:
-        product = (product[:, None] * factor).flatten(0, 1)  # [n1 ... n[k], R]
-    return product
-
-
-def cp(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    left = khatri_rao(cores[: folding.rows])  # [O, R]
-    right = khatri_rao(cores[folding.rows :])  # [I, R]
-    return left, right.T  # [O, R], [R, I]
-
-
-def kronecker(factors: Sequence[Tensor]) -> Tensor:
-    """Of the Tucker factors [n[k], t[k]] of one side: [n1 ... n[k], t1 ... t[k]]."""
-    product = factors[0]  # [n1, t1]
-    for factor in factors[1:]:
-        product = product[:, None, :, None] * factor[None, :, None, :]  # [n1 ..., n[k], t1 ..., t[k]]
-        product = product.flatten(2).flatten(0, 1)  # [n1 ... n[k], t1 ... t[k]]
-    return product
-
-
-def expand(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """Mode products of a core [m, t1 ... t[k]] with [n[k], t[k]] over all but its first mode: [m, n1 ... n[k]]."""
-    width = core.shape[0]
-    for factor in factors:  # takes the first of the other modes and puts its product last
-        core = core.reshape(width, factor.shape[1], -1).transpose(1, 2)  # [m, t[k+1] ... n[k-1], t[k]]
-        core = core @ factor.T  # [m, t[k+1] ... n[k-1], n[k]]
-    return core.reshape(width, -1)  # [m, n1 ... n[k]]
-
-
-def tucker(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    core, left, right = cores[0], cores[1 : folding.rows + 1], cores[folding.rows + 1 :]
-    core = core.flatten(0, folding.rows - 1).flatten(1)  # [t over outputs, t over inputs]
-    if core.shape[0] <= core.shape[1]:
-        return kronecker(left), expand(core, right)  # [O, m], [m, I]
-    return expand(core.T, left).T, kronecker(right).T  # [O, m], [m, I]
-
-
-def tucker_tt(cores: Sequence[Tensor], folding: Folding) -> Factors:
-    return tensor_train(train(cores), folding)  # [O, r[cut]], [r[cut], I]
-
-
-def train(cores: Sequence[Tensor]) -> list[Tensor]:
-    """The cores of the tensor train that Tucker factors [n[k], t[k]] and cores [r[k-1], t[k], r[k]] make."""
-    dims = len(cores) // 2
-    return [factor @ core for factor, core in zip(cores[:dims], cores[dims:], strict=True)]  # [r[k-1], n[k], r[k]]
-
-
-FACTORS: dict[str, Contract] = {
-    "bottleneck": bottleneck,
-    "tt": tensor_train,
-    "tucker": tucker,
-    "tucker_tt": tucker_tt,
-    "cp": cp,
-    "ring": ring,
-}
-
-
-# Where the cheapest way to W is not by the factors: cores -> W in any shape.
-WEIGHTS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
-    "tt": joined,
-    "tucker_tt": lambda cores: joined(train(cores)),
-}
-
-
-def matrix(cores: Sequence[Tensor], layout: Layout) -> Tensor:
-    """The weight that the cores make, [O, I]."""
-    if layout.decomp in WEIGHTS:
-        return WEIGHTS[layout.decomp](cores).reshape(layout.folding.outputs, -1)  # [O, I]
-    made = FACTORS[layout.decomp](cores, layout.folding)
-    weight = made if isinstance(made, Tensor) else made[0] @ made[1]
-    return weight.reshape(layout.folding.outputs, -1)  # [O, I]
-
-
 # --- the layers
 
 
@@ -163,9 +45,9 @@ def one_by_one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class Decomposed(nn.Module):
     """What the decomposed layers share: the cores and the weight that they make.
 
-    `contraction` is "factors" (two thin products through m channels), "weight" (one product, W built once a
-    step) or "auto", the cheaper by counted work. Cores are contracted in float32 with autocast off, and the
-    result is rounded once to the precision of the product.
+    `contraction` is "factors" (two thin products through m channels), "weight" (one product, W built once a step),
+    "cores" (the format's own multiplication) or "auto", the cheapest of these by counted work. Factors and weight are
+    made in float32 with autocast off and rounded once to the precision of the product.
     """
 
     layout: Layout
@@ -174,12 +56,8 @@ class Decomposed(nn.Module):
 
     def _hold(self, layer: nn.Conv2d | nn.Linear, layout: Layout, contraction: str) -> None:
         """Take over the bias of a dense layer, and make uninitialised cores where and as its weight is."""
-        if contraction not in ("auto", "factors", "weight"):
-            raise ValueError(f"contraction={contraction!r}; allowed: auto, factors, weight")
-        if contraction == "factors" and layout.inner is None:
-            raise ValueError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
         self.layout = layout
-        self.contraction = layout.contraction if contraction == "auto" else contraction
+        self.contraction = chosen_contraction(layer, layout, contraction)
         for k, shape in enumerate(layout.shapes):
             core = nn.Parameter(layer.weight.new_empty(shape), requires_grad=layer.weight.requires_grad)
             self.register_parameter(f"core_{k}", core)
@@ -201,20 +79,24 @@ class Decomposed(nn.Module):
         """The parameters of the cores over those of the weight that they make."""
         return self.layout.parameters / self.layout.size
 
-    def factors(self) -> Factors:
+    def factors(self) -> tuple[Tensor, Tensor]:
         """L [O, m] and R [m, I] with W = L @ R, in float32 or wider."""
         with without_autocast(self.core_0):
-            return FACTORS[self.layout.decomp](widened(self.cores), self.layout.folding)
+            return self.layout.factors(widened(self.cores))  # [O, m], [m, I]
 
     def matrix(self) -> Tensor:
         """The weight that the cores make, [O, I] in float32 or wider."""
         with without_autocast(self.core_0):
-            return matrix(widened(self.cores), self.layout)  # [O, I]
+            return self.layout.weight(widened(self.cores))  # [O, I]
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """The format's own multiplication, and the bias: [..., I] -> [..., O]."""
+        y = self.layout.multiply(x, [core.to(x.dtype) for core in self.cores])  # [..., O]
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         layout = self.layout
-        modes, rows = layout.folding.modes, layout.folding.rows
-        folded = f"modes={'x'.join(map(str, modes[:rows]))}|{'x'.join(map(str, modes[rows:]))}"
+        folded = f"modes={str(layout.folding).replace(' ', '')}"
         ranks = f"ranks={','.join(map(str, layout.ranks))}"
         return f"{super().extra_repr()}, {layout.decomp}, {folded}, {ranks}, contraction={self.contraction}"
 
@@ -247,6 +129,8 @@ class DecomposedConv2d(Decomposed, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.contraction == "weight":
             return self._convolve(x, self.weight.to(x.dtype), self.bias)  # [B, O, H', W']
+        if self.contraction == "cores":
+            return self.multiply(x.movedim(-3, -1)).movedim(-1, -3)  # [B, O, H, W]
         return self.joined(*self.halves(x))  # [B, O, H', W']
 
     def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,7 +144,7 @@ class DecomposedConv2d(Decomposed, nn.Conv2d):
         return one_by_one(z, left.to(z.dtype)[:, :, None, None], self.bias)  # [B, O, H', W']
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if (self.kernel_size, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0)):
+        if is_pointwise(self):
             return one_by_one(x, weight, bias)  # [B, O, H, W]
         return self._conv_forward(x, weight, bias)  # [B, O, H', W']
 
@@ -285,8 +169,25 @@ class DecomposedLinear(Decomposed, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.contraction == "weight":
             return F.linear(x, self.weight.to(x.dtype), self.bias)  # [..., O]
+        if self.contraction == "cores":
+            return self.multiply(x)  # [..., O]
         left, right = (factor.to(x.dtype) for factor in self.factors())  # [O, m], [m, I]
         return F.linear(F.linear(x, right), left, self.bias)  # [..., O]
+
+
+def chosen_contraction(layer: nn.Conv2d | nn.Linear, layout: Layout, contraction: str) -> str:
+    """The contraction that is asked for, or for "auto" the cheapest; raises ValueError if the layer cannot do it."""
+    if contraction not in ("auto", *CONTRACTIONS):
+        raise ValueError(f"contraction={contraction!r}; allowed: auto, {', '.join(CONTRACTIONS)}")
+    possible = [each for each in layout.contractions if each != "cores" or is_pointwise(layer)]
+    if contraction == "auto":
+        return layout.cheapest(possible)
+    if contraction == "factors" and contraction not in possible:
+        raise ValueError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
+    if contraction == "cores" and contraction not in possible:
+        reason = f"{layout.decomp} has no multiplication of its own" if layout.work is None else f"{layer} is not 1 x 1"
+        raise ValueError(f"contraction='cores': {reason}")
+    return contraction
 
 
 # --- what a layer is
@@ -297,6 +198,13 @@ def named_layers(module: nn.Module, remove_duplicate: bool = True) -> Iterator[t
     for name, layer in module.named_modules(remove_duplicate=remove_duplicate):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield name, layer
+
+
+def is_pointwise(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Whether each position (a pixel, a token) is multiplied by the weight on its own."""
+    if isinstance(layer, nn.Linear):
+        return True
+    return (layer.kernel_size, layer.stride, layer.padding) == ((1, 1), (1, 1), (0, 0))
 
 
 def is_grouped(layer: nn.Module) -> bool:
@@ -324,11 +232,10 @@ def described(layer: nn.Module) -> dict[str, object]:
     if not isinstance(layer, Decomposed):
         return {**row, "decomp": "grouped" if is_grouped(layer) else "dense"}
     layout = layer.layout
-    modes, rows = layout.folding.modes, layout.folding.rows
     return {
         **row,
         "decomp": layout.decomp,
-        "modes": " x ".join(map(str, modes[:rows])) + " | " + " x ".join(map(str, modes[rows:])),
+        "modes": str(layout.folding),
         "ranks": ", ".join(map(str, layout.ranks)),
         "parameters": layout.parameters,
         "share": layer.compression,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from .errors import InputError
-from .formats import FORMATS, RANK_RULES, Layout, fold, solve
+from .formats import FORMATS, OR_YOUR_OWN, RANK_RULES, Layout, fold, solve
 from .initial import approximate, draw, silence
 from .layers import Decomposed, DecomposedConv2d, DecomposedLinear, is_grouped, kernel_size, matrix_shape, named_layers
 from .summary import summary
@@ -197,7 +197,8 @@ def check(decomp: str, dims: int, budget: float, rank_scale: float, rank_rule: s
         ("init", init, INITS),
     ):
         if value not in allowed:
-            raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}")
+            more = OR_YOUR_OWN if name == "decomp" else ""
+            raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}{more}")
     if not isinstance(dims, int) or dims < 2:
         raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
     if not (0 <= budget <= 1 and 0 <= rank_scale <= 1) or bool(budget) == bool(rank_scale):

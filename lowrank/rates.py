@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .layers import Decomposed, matrix
+from .layers import Decomposed
 
 SAMPLES = 256  # random entries of a core, at least, from which its gain is estimated
 AIM = 2.0  # of steps in W: with it 0.4 is the best of the learning rates in benchmarks/rates.py for every network there
@@ -38,6 +38,6 @@ def gains(layer: Decomposed) -> list[float]:
     cores = [core.detach().float().cpu() for core in layer.cores]
     for k, core in enumerate(cores):
         draws = torch.randn(math.ceil(SAMPLES / core.numel()), *core.shape, generator=generator)  # [draws, *core]
-        squares = [matrix([*cores[:k], draw, *cores[k + 1 :]], layer.layout).square().sum() for draw in draws]
+        squares = [layer.layout.weight([*cores[:k], draw, *cores[k + 1 :]]).square().sum() for draw in draws]
         found.append(torch.stack(squares).mean().item() / core.numel())
     return found

@@ -25,6 +25,8 @@ from tqdm import tqdm
 
 from .cluster import check_address, connected
 from .config import Config, InputError
+from .formats import Format
+from .formats.own import own_formats, register
 from .plan import Study, announce, finished, identified, planned, rows_of, seconds_each
 from .progress import NotebookBar, span
 from .results import FINAL, claim, collect, named, store
@@ -44,12 +46,10 @@ def train(**parameters: Any) -> dict[str, Any]:
     return run(**parameters)
 
 
-def learn(own: dict[str, Any]) -> None:
-    """Makes the decompositions that the driver has registered known in this process."""
-    from .trial import register
-
-    for decomp, parts in own.items():
-        register(decomp, *parts)
+def learn(own: dict[str, Format]) -> None:
+    """Makes the formats that the driver has registered known in this process."""
+    for decomp, form in own.items():
+        register(decomp, form)
 
 
 def attempt(trial: Callable[..., dict], parameters: dict[str, Any], run: str, wait: bool) -> Outcome | None:
@@ -211,8 +211,6 @@ def sweep(
     address or a Dask cluster. `show` is given the table now and then. Raises InputError before the first trial where
     something cannot be run or stored. Interrupted, killed or repeated, it goes on where it was.
     """
-    from .trial import OWN
-
     configs = identified(planned(study, scale, seeds, runs=runs, **overrides))
     missing = {run: config for run, config in configs.items() if not finished(config, run)}
     folder = Config(runs=runs).folder
@@ -222,7 +220,7 @@ def sweep(
     log(announce(study, scale, configs, missing))
     if missing:
         with connected(scheduler, slots_per_gpu, workers) as client:
-            client.register_worker_callbacks(partial(learn, OWN))
+            client.register_worker_callbacks(partial(learn, own_formats()))
             count = len(client.nthreads())
             work = seconds_each(scale, configs) * len(missing)
             log(f"{count} workers, about {span(work / count)}" if count else "waiting for the cluster's first worker")

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import formats, native
-from .config import DECOMPS, PLAIN, ROOT, Config, InputError, dataset_name
+from .config import PLAIN, ROOT, Config, InputError, dataset_name
 from .data import Data, held_out
 from .data import load as load_data
 from .fingerprint import code_fingerprint
-from .layers import FACTORS, Contract, dense, separable
+from .layers import dense, separable
 from .network import IMAGE, cifar_network, decompose
 from .progress import Progress
 from .results import FINAL, Record, claim, store, write
@@ -33,8 +33,6 @@ from .train import State, resolved_precision, steps_an_epoch, train
 
 LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
 BLOCKS = ("layer1", "residual1", "layer2", "layer3", "residual3")
-BUILT_IN = tuple(DECOMPS)
-OWN: dict[str, tuple[formats.Format, Contract]] = {}  # what `register` was given, by name
 
 Log = Callable[[str], None]
 
@@ -222,28 +220,3 @@ def revision() -> str:
 def git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-# --- decompositions of a user's own
-
-
-def register(decomp: str, form: formats.Format, contract: Contract) -> None:
-    """Make a decomposition known by a name: wherever `decomp` is a parameter it counts, trains and is drawn like ours.
-
-    `form` answers for its sizes: `largest`, `shapes` and, where it has thin factors, `inner` and `build`.
-    `contract(cores, folding)` makes W [O, I] of its cores or, with an `inner`, the factors L [O, m] and R [m, I].
-    The same name again replaces it. Raises InputError at a name that lowrank itself uses, or where what `contract`
-    makes has not the size of W.
-    """
-    if decomp in BUILT_IN:
-        raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
-    folding = formats.fold(12, 8, dims=4)
-    made = contract([torch.ones(shape) for shape in form.shapes(folding, form.largest(folding))], folding)
-    weight = made if isinstance(made, Tensor) else made[0] @ made[1]
-    if weight.numel() != folding.outputs * folding.inputs:
-        raise InputError(f"decomp={decomp!r}: its cores make a weight of {tuple(weight.shape)} where W is (12, 8)")
-    OWN[decomp] = formats.FORMATS[decomp], FACTORS[decomp] = form, contract
-    formats.path.cache_clear()
-    formats._solve.cache_clear()
-    if decomp not in DECOMPS:
-        DECOMPS.append(decomp)
