@@ -106,7 +106,8 @@ def approximate(layer: Decomposed, weight: Tensor, std: float | None = None) -> 
     squares, all but the first by tntorch; any other format by L-BFGS from a random start.
     """
     layout = layer.layout
-    weight = weight.detach().float().cpu().reshape(layout.folding.outputs, -1)
+    weight = weight.detach().to("cpu", torch.promote_types(weight.dtype, torch.float32))  # float64 stays
+    weight = weight.reshape(layout.folding.outputs, -1)
     cores = FITS.get(layout.decomp, fit)(weight, layer)
     error = (matrix(cores, layout) - weight).norm() / weight.norm()
     put(layer, cores, std)
