@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from math import prod
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.utils._pytree import tree_leaves
 
 from .errors import InputError
 from .formats import Folding, Layout, cheapest
@@ -182,16 +183,24 @@ class MadeWeight(Tensor):
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name, kwargs = function.__name__, kwargs or {}
-        written = name in cls.IN_PLACE or (name.endswith("_") and not name.endswith("__"))
-        if (written and isinstance(args[0], cls)) or isinstance(kwargs.get("out"), cls):
+        in_place = name in cls.IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+        changed = [*args, *kwargs.values()][:1] if in_place else []
+        if any(isinstance(each, cls) for each in tree_leaves([changed, kwargs.get("out")])):
             raise InputError(WRITTEN)
         with torch._C.DisableTorchFunctionSubclass():
-            result = function(*args, **kwargs)
-            shared = isinstance(result, Tensor) and any(
-                isinstance(each, cls) and each.untyped_storage()._cdata == result.untyped_storage()._cdata
-                for each in args
-            )
-            return result.as_subclass(cls) if shared else result  # a view of it is as little to be written to
+            return cls.guard(function(*args, **kwargs), [each for each in args if isinstance(each, cls)])
+
+    @classmethod
+    def guard(cls, result: Any, weights: Sequence[Tensor]) -> Any:
+        """The result, or what it holds, as a MadeWeight if it shares its memory with a weight."""
+        if type(result) in (tuple, list):
+            return type(result)(cls.guard(each, weights) for each in result)
+        with suppress(NotImplementedError):  # inside vmap a tensor has no memory of its own
+            if isinstance(result, Tensor) and any(
+                each.untyped_storage()._cdata == result.untyped_storage()._cdata for each in weights
+            ):
+                return result.as_subclass(cls)
+        return result
 
 
 class Decomposed(nn.Module):
@@ -226,7 +235,7 @@ class Decomposed(nn.Module):
         attributes = copied_attributes(self)
         vars(plain).update({name: each for name, each in attributes.items() if name not in Decomposed.__annotations__})
         rest = {name: each for name, each in self._parameters.items() if not name.startswith("core_")}
-        weight = nn.Parameter(self.made_weight().detach(), requires_grad=self.core_0.requires_grad)
+        weight = nn.Parameter(self.made_weight().detach().contiguous(), requires_grad=self.core_0.requires_grad)
         plain._parameters = {"weight": weight} | rest
         return plain
 
@@ -274,10 +283,11 @@ class Decomposed(nn.Module):
         with without_autocast(self.core_0):
             return matrix(widened(self.cores), self.layout)  # [O, I]
 
-    def forward(self, x: Tensor, *others: Any) -> Tensor:
-        if isinstance(x, torch.fx.Proxy):  # a tracer keeps the layer whole, as it keeps torch's own
-            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, *others), {})
-        return self.applied(x, *others)
+    def forward(self, input: Tensor, *others: Any, **named: Any) -> Tensor:
+        if isinstance(input, torch.fx.Proxy):  # a tracer keeps the layer whole, as it keeps torch's own
+            tracer = input.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input, *others), named)
+        return self.applied(input, *others, **named)
 
     def extra_repr(self) -> str:
         layout = self.layout
@@ -308,23 +318,23 @@ class DecomposedConvolution(Decomposed):
         weight = matrix.reshape(-1, self.in_channels, *self.kernel_size)  # [O, C, ...]
         return weight.transpose(0, 1) if self.transposed else weight  # [O, C, ...] or, transposed, [C, O, ...]
 
-    def applied(self, x: Tensor, *output_size: Any) -> Tensor:
+    def applied(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         if self.contraction == "weight":
-            return self._convolve(x, self.made_weight().to(x.dtype), self.bias, *output_size)  # [B, O, ...]
-        return self.joined(*self.halves(x, *output_size))  # [B, O, ...]
+            return self._convolve(x, self.made_weight().to(x.dtype), self.bias, output_size)  # [B, O, ...]
+        return self.joined(*self.halves(x, output_size))  # [B, O, ...]
 
-    def halves(self, x: Tensor, *output_size: Any) -> tuple[Tensor, Tensor]:
+    def halves(self, x: Tensor, output_size: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """The thin product with R, [B, m, ...] as x, and the L [O, m] that is still to be applied, in float32."""
         left, right = self.factors()  # [O, m], [m, I]
         right = self.to_weight(right.to(x.dtype))  # [m, C, ...] or, transposed, [C, m, ...]
-        return self._convolve(x, right, None, *output_size), left  # [B, m, ...], [O, m]
+        return self._convolve(x, right, None, output_size), left  # [B, m, ...], [O, m]
 
     def joined(self, z: Tensor, left: Tensor) -> Tensor:
         """What `halves` left to do."""
         left = left.to(z.dtype).reshape(*left.shape, *[1] * len(self.kernel_size))  # [O, m, 1, ...]
         return one_by_one(z, left, self.bias)  # [B, O, ...]
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Sequence[int] | None) -> Tensor:
         if self.transposed:
             axes, geometry = len(self.kernel_size), (self.stride, self.padding, self.kernel_size)
             extra = self._output_padding(x, output_size, *geometry, axes, self.dilation)

@@ -130,8 +130,8 @@ def mark_tied(parts: list[Part]) -> None:
 def choose(module: nn.Module, only: Selectors, skip: Selectors) -> list[Part]:
     """The layers to decompose; warns of what was asked for and has to be left."""
     parts = survey(module)
-    asked = select(parts, "only", only) if only else parts
-    asked = [part for part in asked if part not in select(parts, "skip", skip)]
+    skipped = select(parts, "skip", skip)
+    asked = [part for part in (select(parts, "only", only) if only else parts) if part not in skipped]
     for part in parts:
         part.reason = part.reason or ("" if part in asked else "skipped")
     mark_tied(parts)
@@ -158,7 +158,8 @@ def refuse_unready(part: Part) -> None:
 def select(parts: Sequence[Part], argument: str, selectors: Selectors) -> list[Part]:
     """The parts that one of the selectors names; raises InputError at one that is none or that names no part."""
     found = []
-    for each in [selectors] if isinstance(selectors, str) or callable(selectors) else selectors:
+    several = isinstance(selectors, Iterable) and not isinstance(selectors, str | type)
+    for each in selectors if several else [selectors]:
         if not isinstance(each, str) and not callable(each):
             raise InputError(f"{argument}={each!r}; allowed: patterns of names, types, functions of a name and a layer")
         selected = [part for part in parts if is_selected(part, each)]

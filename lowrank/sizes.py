@@ -28,6 +28,9 @@ class Sizes:
         both, neither = budget and scale, not (budget or scale or self.budgets or self.ranks)
         if not is_share(budget) or not is_share(scale) or both or neither:
             raise InputError(f"budget={budget!r}, rank_scale={scale!r}; allowed: one of them above 0 and up to 1")
+        for name, given in (("budgets", self.budgets), ("ranks", self.ranks)):
+            if not isinstance(given, Mapping):
+                raise InputError(f"{name}={given!r}; allowed: a dict with a pattern of names for each")
         for pattern, share in self.budgets.items():
             if not is_share(share) or not share:
                 raise InputError(f"budgets={{{pattern!r}: {share!r}}}; allowed: numbers above 0 and up to 1")
@@ -55,7 +58,8 @@ class Sizes:
 
     def checked_ranks(self, folding: Folding, ranks: int | Sequence[int]) -> tuple[int, ...]:
         largest = FORMATS[self.decomp].largest(folding)
-        wanted = [min(ranks, limit) for limit in largest] if isinstance(ranks, int) else list(ranks)
+        several = isinstance(ranks, Sequence)
+        wanted = list(ranks) if several else [min(ranks, limit) for limit in largest]
         fits = [isinstance(rank, int) and 1 <= rank <= limit for rank, limit in zip(wanted, largest, strict=False)]
         if len(wanted) != len(largest) or not all(fits):
             raise InputError(f"ranks={ranks!r}; {self.decomp} takes 1 to {largest} for modes {folding.modes}")

@@ -64,7 +64,7 @@ def decompose(
     Raises InputError, one line that names the argument or the layer, if something of this cannot be.
     """
     check(decomp, dims, rank_rule, init)
-    sizes = Sizes(decomp, rank_rule, budget, rank_scale, dict(budgets or {}), dict(ranks or {}))
+    sizes = Sizes(decomp, rank_rule, budget, rank_scale, budgets or {}, ranks or {})
     sizes.check()
     net = copy_module(module)
     groups = group_tied(choose(net, only, skip))

@@ -134,8 +134,7 @@ def packed(content: dict[str, Any]) -> bytes:
 def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
     """The trained network of a run, ready to predict: [B, 3, 32, 32], normalised, -> [B, classes].
 
-    `run` is its id or its record. Raises InputError where it kept no weights: `lowrank.run(save_weights=True, ...)` keeps
-    them.
+    `run` is its id or its record. Raises InputError if it kept no weights: `lowrank.run(save_weights=True)` keeps them.
     """
     run = str(run.get("run")) if isinstance(run, Mapping) else run
     path, record = ROOT / runs / run / "weights.pt", stored(ROOT / runs, run)
