@@ -1,12 +1,14 @@
 """Any network: its layers are decomposed under one budget, go on working, and become plain layers again."""
 
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from lowrank import InputError, decompose, densify, summary
 from lowrank.formats import FORMATS
@@ -206,6 +208,139 @@ def test_precision_and_place_stay(decomp, init):
     ghost.load_state_dict(net.state_dict(), assign=True)
     x = torch.randn(2, 3, 12, 12).bfloat16()
     torch.testing.assert_close(ghost(x), net(x))
+
+
+# --- whatever the defaults are
+
+
+@contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+SURROUNDINGS = {
+    "inference_mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "default float64": lambda: default_dtype(torch.float64),
+    "default bfloat16": lambda: default_dtype(torch.bfloat16),
+    "default device": lambda: torch.device("meta"),
+}
+
+
+@kinds
+@pytest.mark.parametrize("init", ["weights", "random", "decompose"])
+def test_the_result_is_the_same_whatever_surrounds_it(decomp, init):
+    plain, x = nn.Sequential(nn.Conv1d(6, 8, 1), nn.Flatten(), nn.Linear(8, 6)), torch.randn(2, 6, 1)
+    torch.manual_seed(1)
+    expected = decompose(plain, decomp=decomp, rank_scale=0.3, init=init)
+    for name, surrounding in SURROUNDINGS.items():
+        torch.manual_seed(1)
+        with surrounding():
+            net = decompose(plain, decomp=decomp, rank_scale=0.3, init=init)
+            dense = densify(net)
+        for key, value in expected.state_dict().items():
+            torch.testing.assert_close(net.state_dict()[key], value, rtol=0, atol=0, msg=f"{name}: {key}")
+        for each in (net, dense):
+            each(x).square().sum().backward()
+            assert all(parameter.grad is not None for parameter in each.parameters()), name
+
+
+def test_a_network_made_in_inference_mode_is_trained_after():
+    with torch.inference_mode():
+        plain = small()
+    net = decompose(plain, rank_scale=0.5)
+    net(torch.randn(2, 3, 12, 12)).sum().backward()
+    assert all(core.grad is not None for layer in decomposed(net).values() for core in layer.cores)
+
+
+@kinds
+def test_weights_of_float64_are_fitted_in_float64(decomp):
+    """A weight that the format can hold: the error of a fit in float32 would be 1e-7."""
+    exact = decompose(nn.Linear(12, 10).double(), decomp=decomp, dims=2, rank_scale=0.4, init="random")
+    net = decompose(densify(exact), decomp=decomp, dims=2, rank_scale=1)
+    assert net.core_0.dtype == torch.float64
+    distance = (net.weight - exact.weight).norm() / exact.weight.norm()
+    assert distance < (1e-12 if decomp in ("bottleneck", "tt", "tucker", "tucker_tt") else 0.01)
+
+
+# --- whatever holds a layer
+
+
+class Holders(nn.Module):
+    """Layers that forward reaches by a list, by a dict, by a bound method and by a wrapper of torch.compile."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(8, 8) for _ in range(4))
+        self.steps, self.named = [self.a], {"b": self.b}
+        self.bound = self.c.__call__
+        self.wrapped = torch.compile(self.d, backend="eager")
+
+    def forward(self, x):
+        return self.wrapped(self.bound(self.named["b"](self.steps[0](x))))
+
+
+def test_whatever_holds_a_layer_holds_the_decomposed_one():
+    torch.compiler.reset()
+    plain, x = Holders(), torch.randn(3, 8)
+    net = decompose(plain, rank_scale=0.5, example=x)
+    layers = decomposed(net)
+    assert set(layers) == {"a", "b", "c", "d"}
+    for twin in (net, densify(net)):
+        before = twin(x)
+        twin(x).sum().backward()
+        assert all(parameter.grad is not None for parameter in twin.parameters())
+        torch.testing.assert_close(before, twin.d(twin.c(twin.b(twin.a(x)))))
+    assert (net(x) - plain(x)).abs().max() > 1e-3
+
+
+class Closure(nn.Module):
+    """The output follows a function that holds the weight of a layer, not the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.held, self.unused = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+        weight = self.held.weight
+        self.apply_held = lambda x: nn.functional.linear(x, weight)
+
+    def forward(self, x, scale=1):
+        return {"logits": self.apply_held(self.first(x)) * scale}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_output_that_does_not_follow_the_cores_is_refused(frozen):
+    plain, x = Closure().requires_grad_(not frozen), torch.randn(3, 8)
+    for example in (x, (x, 2), {"x": x, "scale": 2}):
+        with pytest.raises(InputError, match="the output does not follow the cores of held: .*skip") as raised:
+            decompose(plain, rank_scale=0.5, example=example)
+        assert "\n" not in str(raised.value)
+        net = decompose(plain, rank_scale=0.5, example=example, skip="held")  # what is unused before and after is fine
+        assert set(decomposed(net)) == {"first", "unused"}
+    assert plain.training and all(each.requires_grad != frozen and each.grad is None for each in plain.parameters())
+    with pytest.raises(InputError, match="example: the network does not take it"):
+        decompose(plain, rank_scale=0.5, example=torch.randn(3, 9))
+
+
+@pytest.mark.filterwarnings("ignore:left as they are")
+@networks
+def test_an_example_finds_nothing_wrong_with_whole_networks(network):
+    plain, images = network(), torch.randn(1, *IMAGE)
+    with torch.inference_mode():
+        net = decompose(plain, decomp="bottleneck", rank_scale=0.2, init="random", example=images.clone())
+    assert net.training and plain.training
+
+
+@pytest.mark.filterwarnings("ignore:left as they are")
+@pytest.mark.parametrize("network, node", [(resnet, "layer3.0.relu_1"), (mobilenet, "features.9"), (vit, "encoder.ln")])
+def test_features_can_be_extracted(network, node):
+    net, images = decompose(network().eval(), rank_scale=0.2, init="random"), torch.randn(2, *IMAGE)
+    extractor = create_feature_extractor(net, [node])
+    theirs = create_feature_extractor(densify(net), [node])
+    assert_same(extractor(images)[node], theirs(images)[node])
 
 
 # --- bad input
