@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any
 
@@ -18,10 +18,10 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.utils._pytree import tree_leaves
 
 from .errors import InputError
 from .formats import Folding, Layout, cheapest
+from .guard import WRITTEN, MadeWeight
 
 Factors = tuple[Tensor, Tensor]  # L [O, m] and R [m, I] with W = L @ R
 Contract = Callable[[Sequence[Tensor], Folding], Factors | Tensor]  # W itself where the format has no inner width
@@ -169,38 +169,6 @@ def one_by_one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-WRITTEN = (
-    "the weight of a decomposed layer is made of its cores, and what is written to it would be lost: "
-    "lowrank.assign(layer, weight) fits the cores to a weight"
-)
-
-
-class MadeWeight(Tensor):
-    """What `layer.weight` of a decomposed layer hands out: a tensor to compute with, which refuses to be written to."""
-
-    IN_PLACE = ("__set__", "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__imatmul__")
-
-    @classmethod
-    def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        name, kwargs = function.__name__, kwargs or {}
-        in_place = name in cls.IN_PLACE or (name.endswith("_") and not name.endswith("__"))
-        changed = [*args, *kwargs.values()][:1] if in_place else []
-        if any(isinstance(each, cls) for each in tree_leaves([changed, kwargs.get("out")])):
-            raise InputError(WRITTEN)
-        with torch._C.DisableTorchFunctionSubclass():
-            return cls.guard(function(*args, **kwargs), [each for each in args if isinstance(each, cls)])
-
-    @classmethod
-    def guard(cls, result: Any, weights: Sequence[Tensor]) -> Any:
-        """The result, or what it holds, as a MadeWeight if it shares its memory with a weight."""
-        if type(result) in (tuple, list):
-            return type(result)(cls.guard(each, weights) for each in result)
-        with suppress(NotImplementedError):  # inside vmap a tensor has no memory of its own
-            if isinstance(result, Tensor) and any(
-                each.untyped_storage()._cdata == result.untyped_storage()._cdata for each in weights
-            ):
-                return result.as_subclass(cls)
-        return result
 
 
 class Decomposed(nn.Module):
@@ -237,6 +205,7 @@ class Decomposed(nn.Module):
         rest = {name: each for name, each in self._parameters.items() if not name.startswith("core_")}
         weight = nn.Parameter(self.made_weight().detach().contiguous(), requires_grad=self.core_0.requires_grad)
         plain._parameters = {"weight": weight} | rest
+        plain._modules.pop("parametrizations", None)  # of the cores
         return plain
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize, prune
@@ -25,6 +26,7 @@ Selectors = Selector | Iterable[Selector]
 
 CONVOLUTION = nn.modules.conv._ConvNd
 LAYERS = (nn.Linear, CONVOLUTION, Decomposed)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LAZY = "lazy"
 SHOWN = 3  # names of layers that are left for one reason, before the rest are only counted
 
@@ -95,8 +97,10 @@ def why_left(module: nn.Module) -> str:
     if any(isinstance(each, UninitializedParameter) for each in module._parameters.values()):
         return LAZY
     if decomposed_type(module) is None:
-        own = f", whose forward may be its own: lowrank.layers.support({kind.__name__}, ...) says what it is like"
-        return f"{kind.__name__}{own if isinstance(module, LAYERS) else ''}"
+        if isinstance(module, LAYERS):
+            known = f"lowrank.layers.support({kind.__name__}, ...) says what it is like"
+            return f"{kind.__module__}.{kind.__qualname__}, whose forward may be its own: {known}"
+        return kind.__name__
     if module._parameters.get("weight") is None:
         hooks = module._forward_pre_hooks.values()
         pruned = any(isinstance(hook, prune.BasePruningMethod) for hook in hooks)
@@ -106,6 +110,8 @@ def why_left(module: nn.Module) -> str:
         return "its forward was replaced"
     if getattr(module, "groups", 1) > 1:
         return "grouped"
+    if module.weight.dtype not in DTYPES:
+        return f"of {module.weight.dtype}"
     return "" if module.weight.numel() else "of size 0"
 
 
@@ -138,8 +144,8 @@ def choose(module: nn.Module, only: Selectors, skip: Selectors) -> list[Part]:
     kept = [part for part in parts if not part.reason]
     left = [part for part in asked if part.reason and not isinstance(part.module, Decomposed)]
     if not kept:
-        why = f"; left: {listed(left)}" if left else f" with only={only!r}, skip={skip!r}"
-        raise InputError(f"there is nothing to decompose{why}")
+        why = f"with only={only!r}, skip={skip!r}" if parts else "in a module without weights"
+        raise InputError(f"there is nothing to decompose{f'; left: {listed(left)}' if left else f' {why}'}")
     for part in (*kept, *left):
         refuse_unready(part)
     if left:

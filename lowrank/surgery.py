@@ -63,7 +63,7 @@ def decompose(
 
     Raises InputError, one line that names the argument or the layer, if something of this cannot be.
     """
-    check(decomp, dims, rank_rule, init)
+    check(module, decomp, dims, rank_rule, init)
     sizes = Sizes(decomp, rank_rule, budget, rank_scale, budgets or {}, ranks or {})
     sizes.check()
     net = copy_module(module)
@@ -88,13 +88,15 @@ def one_line() -> Iterator[None]:
         raise InputError(str(error)) from None
 
 
-def check(decomp: str, dims: int, rank_rule: str, init: str) -> None:
+def check(module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str) -> None:
+    if not isinstance(module, nn.Module):
+        raise InputError(f"module={type(module).__name__}; allowed: a torch.nn.Module")
     for name, value, allowed in (
         ("decomp", decomp, FORMATS),
         ("rank_rule", rank_rule, RANK_RULES),
         ("init", init, INITS),
     ):
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}")
     if not isinstance(dims, int) or dims < 2:
         raise InputError(f"dims={dims!r}; allowed: an integer >= 2")

@@ -60,6 +60,7 @@ LEFT = {  # what is made, and the reason that stands in the warning, the error a
     "a LoRA layer": (lambda: LoRA(8, 8), r"LoRA, whose forward may be its own: lowrank.layers.support\(LoRA, ...\)"),
     "another forward": (lambda: replaced(nn.Linear(8, 8)), "its forward was replaced"),
     "a grouped convolution": (lambda: nn.Conv1d(8, 8, 1, groups=4), "grouped"),
+    "complex": (lambda: nn.Linear(8, 8, dtype=torch.complex64), "of torch.complex64"),
     "of size 0": (lambda: nn.Linear(8, 0), "of size 0"),
     "LSTM": (lambda: nn.LSTM(8, 8), "LSTM"),
     "GRU": (lambda: nn.GRU(8, 8), "GRU"),
@@ -93,6 +94,15 @@ def test_a_network_of_only_these_is_refused_with_the_reason(kind):
     with pytest.raises(InputError, match=f"there is nothing to decompose; left: .*{reason}") as raised:
         decompose(nn.ModuleDict({"left": make()}), rank_scale=0.5)
     assert "\n" not in str(raised.value) and "skip" not in str(raised.value)
+
+
+def test_what_holds_no_weight_or_is_no_module_is_refused():
+    for module, message in (
+        (nn.ReLU(), "nothing to decompose in a module without weights"),
+        ([], "module=list; allowed"),
+    ):
+        with pytest.raises(InputError, match=message):
+            decompose(module, rank_scale=0.5)
 
 
 def test_what_is_skipped_or_not_asked_for_is_not_warned_of():

@@ -267,6 +267,14 @@ def test_weights_of_float64_are_fitted_in_float64(decomp):
     assert distance < (1e-12 if decomp in ("bottleneck", "tt", "tucker", "tucker_tt") else 0.01)
 
 
+def test_a_layer_whose_cores_are_parametrized_becomes_plain():
+    net, x = decompose(nn.Sequential(nn.Linear(8, 6)), rank_scale=0.5), torch.randn(3, 8)
+    nn.utils.parametrizations.orthogonal(net[0], "core_0")
+    dense = densify(net)
+    assert list(dense.state_dict()) == ["0.weight", "0.bias"]
+    torch.testing.assert_close(dense(x), net(x), rtol=1e-4, atol=1e-5)
+
+
 # --- whatever holds a layer
 
 
@@ -350,6 +358,7 @@ def test_features_can_be_extracted(network, node):
     "options, message",
     [
         ({"decomp": "svd"}, "decomp='svd'; allowed: .*tt"),
+        ({"decomp": ["tt"]}, r"decomp=\['tt'\]; allowed: .*tt"),
         ({"dims": 1}, "dims=1; allowed: an integer >= 2"),
         ({"dims": 2.5}, "dims=2.5; allowed: an integer >= 2"),
         ({"rank_scale": 0}, "budget=0.0, rank_scale=0; allowed: one of them above 0 and up to 1"),
