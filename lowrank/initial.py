@@ -103,7 +103,8 @@ def approximate(layer: Decomposed, weight: Tensor, std: float | None = None) -> 
     A format that has no fit of its own is fitted by L-BFGS from a random start.
     """
     layout = layer.layout
-    weight = weight.detach().float().cpu().reshape(layout.folding.outputs, -1)
+    weight = weight.detach().to("cpu", torch.promote_types(weight.dtype, torch.float32))  # float64 stays
+    weight = weight.reshape(layout.folding.outputs, -1)
     cores = layout.form.fit(weight, layout.folding, layout.ranks) or fit_by_descent(weight, layer)
     error = (layout.weight(cores) - weight).norm() / weight.norm()
     put(layer, cores, std)

@@ -7,7 +7,7 @@ import io
 import platform
 import resource
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -24,11 +24,12 @@ from .data import Data, held_out
 from .data import load as load_data
 from .fingerprint import code_fingerprint
 from .layers import dense, separable
-from .network import IMAGE, cifar_network, decompose
+from .network import IMAGE, cifar_network
 from .progress import Progress
 from .results import FINAL, Record, claim, store, write
 from .results import record as stored
 from .summary import summary
+from .surgery import decompose
 from .train import State, resolved_precision, steps_an_epoch, train
 
 LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
@@ -133,11 +134,12 @@ def packed(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def load(run: str, runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
+def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
     """The trained network of a run, ready to predict: [B, 3, 32, 32], normalised, -> [B, classes].
 
-    Raises InputError where the run kept no weights: `lowrank.run(save_weights=True, ...)` keeps them.
+    `run` is its id or its record. Raises InputError if it kept no weights: `lowrank.run(save_weights=True)` keeps them.
     """
+    run = str(run.get("run")) if isinstance(run, Mapping) else run
     path, record = ROOT / runs / run / "weights.pt", stored(ROOT / runs, run)
     if not record or not path.is_file():
         raise InputError(f"run={run!r}: no weights in {runs!r}; lowrank.run(..., save_weights=True) keeps them")

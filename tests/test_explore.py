@@ -113,6 +113,8 @@ def test_the_trained_network_comes_back(tmp_path):
     assert "already done" in lines[-1]
     data = load_data("digits")
     net = lowrank.load(record["run"], runs=tmp_path)
+    same = lowrank.load(record, runs=tmp_path).state_dict()  # by its record
+    assert all(value.equal(same[name]) for name, value in net.state_dict().items())
     with torch.no_grad():
         right = (net(data.normalise(data.test_images)).argmax(1) == data.test_labels).float().mean().item()
     assert right == pytest.approx(record["test_accuracy"])
@@ -121,6 +123,8 @@ def test_the_trained_network_comes_back(tmp_path):
 def test_a_run_that_is_nowhere_has_no_weights(tmp_path):
     with pytest.raises(InputError, match="^run='none': no weights"):
         lowrank.load("none", runs=tmp_path)
+    with pytest.raises(InputError, match="run='None': no weights"):
+        lowrank.load({"decomp": "tt"}, runs=tmp_path)
 
 
 # --- a decomposition of one's own
