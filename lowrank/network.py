@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -171,7 +172,7 @@ def decompose(
     check(decomp, dims, budget, rank_scale, rank_rule, init)
     module = copy.deepcopy(module)
     names = chosen(module, skip)
-    foldings = [fold(*matrix_shape(layer), dims, kernel_size(layer), rank_rule) for layer in names]
+    foldings = [fold(*matrix_shape(layer), int(dims), kernel_size(layer), rank_rule) for layer in names]
     with one_line():
         layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
     for (layer, layer_names), layout in zip(names.items(), layouts, strict=True):
@@ -198,7 +199,7 @@ def check(decomp: str, dims: int, budget: float, rank_scale: float, rank_rule: s
     ):
         if value not in allowed:
             raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}")
-    if not isinstance(dims, int) or dims < 2:
+    if not isinstance(dims, Integral) or dims < 2:
         raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
     if not (0 <= budget <= 1 and 0 <= rank_scale <= 1) or bool(budget) == bool(rank_scale):
         raise InputError(f"budget={budget!r}, rank_scale={rank_scale!r}; allowed: one of them above 0 and up to 1")

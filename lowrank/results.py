@@ -4,6 +4,8 @@
     runs/<run>/history.csv   one row an epoch
     runs/<run>/.claim        locked by the process that works on the run; the kernel frees it when that process dies
     runs/results.csv         the records as one table, derived: every store replaces it; it may be deleted
+
+Whatever of these is damaged is named, and the rest goes on without it.
 """
 
 from __future__ import annotations
