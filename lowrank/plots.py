@@ -273,9 +273,10 @@ def forest(rows: pd.DataFrame, label: str, by: str, ax: Axes | None = None) -> A
         errors = 100 * np.abs(lines[["low", "high"]].to_numpy() - lines[["mean"]].to_numpy()).T
         ax.errorbar(100 * lines["mean"], heights, xerr=errors, fmt="none", color=hues[group], elinewidth=1.6, capsize=3)
         fills = np.where((lines.low > 0) | (lines.high < 0), to_hex(hues[group]), "white")
-        ax.scatter(100 * lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=as_label(f"{by} {group}"))
+        name = as_label(f"{by} {group}")
+        ax.scatter(100 * lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=name)
     ax.axvline(0, color="#444444", linewidth=1)
-    ax.set_yticks(range(len(labels)), map(as_label, labels))
+    ax.set_yticks(range(len(labels)), [as_label(each) for each in labels])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="difference in test accuracy (points)", ylabel="")
