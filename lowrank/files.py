@@ -12,6 +12,8 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,6 +77,11 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("it is no regular file")
         yield file
+
+
+def read_at_most(file: BinaryIO, size: int) -> bytes:
+    """The rest of a file, but not much more than so many bytes; takes no more memory than there is to read."""
+    return b"".join(islice(iter(partial(file.read, 2**16), b""), size // 2**16 + 1))
 
 
 def sweep_up(folder: Path) -> None:

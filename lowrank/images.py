@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from .errors import InputError
-from .files import open_regular
+from .files import open_regular, read_at_most
 
 SIZE = 32  # pixels along each side of an image
 CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what desktops leave in folders, beside hidden files
@@ -45,7 +45,7 @@ def read_splits(path: Path) -> dict[str, dict[tuple[str, ...], np.ndarray]]:
             links[parts] = PurePosixPath(source).parts
             continue
         with source() as file:
-            content = file.read(MOST_BYTES + 1)
+            content = read_at_most(file, MOST_BYTES)
         splits[split][parts] = pixels(content, f"dataset={str(path)!r}: {name}")
     images = {parts: image for each in splits.values() for parts, image in each.items()}
     for parts, target in links.items():
@@ -67,8 +67,11 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], BinaryIO] | str]]:
             yield name, partial(open_regular, path / name)
     elif path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
-            for name in sorted(filter(split_of, archive.namelist()), key=split_of):
-                yield name, partial(archive.open, name)
+            for name in sorted(archive.namelist(), key=split_of):
+                if split_of(name):
+                    yield name, partial(archive.open, name)
+                else:
+                    archive.open(name).close()  # raises BadZipFile if this is not the name that was given to the file
     else:
         with tarfile.open(path, tarinfo=Header) as archive:
             for member in archive:

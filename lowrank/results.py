@@ -11,6 +11,7 @@ Whatever of these is damaged is named, and the rest goes on without it.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import ADDED, Config, InputError, html_table, runs_folder
-from .files import claim, named, open_regular, sweep_up, write
+from .files import claim, named, open_regular, read_at_most, sweep_up, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +74,7 @@ def parsed(path: str, inode: int, changed: int) -> dict[str, Any] | None:
     file = Path(path)
     try:
         with open_regular(file) as stream:
-            content = json.loads(stream.read(LARGEST))
+            content = json.loads(read_at_most(stream, LARGEST))
         if content["run"] == file.parent.name and isinstance(content["status"], str):
             check_fields(content)
             return content
@@ -113,7 +114,8 @@ def record(runs: Path, run: str) -> Record | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
         return None
     except OSError as error:
-        warn_of(path, error.strerror)
+        if error.errno != errno.ENAMETOOLONG:
+            warn_of(path, error.strerror)
         return None
     content = parsed(path, state.st_ino, state.st_mtime_ns)
     return content and Record(ADDED | content)
