@@ -71,10 +71,10 @@ def is_dataset(dataset: str) -> bool:
 
 
 def is_runs(runs: str) -> bool:
-    """Whether records can lie there: it is a folder or nothing yet, and the system takes names below it."""
+    """Whether the system takes names below it; who writes there says what else is in the way."""
     try:
         os.lstat(runs_folder(runs) / "run" / f".{'x' * 40}.tmp")
-    except (FileNotFoundError, PermissionError):  # who writes there says more
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return runs != ""
     except (OSError, ValueError):
         return False

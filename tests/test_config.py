@@ -38,7 +38,6 @@ REFUSED = [
     ({"runs": "x" * 300}, "allowed: the path of a folder"),
     ({"runs": "/".join(["x" * 200] * 30)}, "allowed: the path of a folder"),
     ({"runs": "\ud800"}, "allowed: the path of a folder"),
-    ({"runs": __file__}, "allowed: the path of a folder"),
     ({"runs": 5.5}, "runs=5.5 is of type float; allowed: str, the path of a folder"),
     ({"runs": b"runs"}, "runs=b'runs' is of type bytes"),
     ({"seed": 2**70}, f"seed={2**70}; allowed: >= 0, and below 2**63"),
