@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from .config import Config, InputError
+from .display import as_text
 from .plan import planned
 from .plots import CONFIDENCE, SETTING, listed, one_source
 from .studies import SCALES, SEEDS, STUDIES
@@ -31,15 +32,18 @@ class Evidence:
     missing: int  # settings of the study that are not in the table
 
     def method(self) -> str:
-        """How the runs were made, in a paragraph."""
+        """How the runs were made, in a paragraph of Markdown."""
         table, gap = self.table, ""
+        data, device, torch, revision, precision = (
+            as_text(listed(table[name])) for name in ("dataset", "device", "torch", "revision", "precision")
+        )
         if self.missing:
             gap = f" {self.missing} settings of the study have not all their seeds yet and are left out."
         return (
-            f"Study `{self.study}` at the scale `{self.scale}`: {len(table)} runs on {listed(table.dataset)}, width "
-            f"{listed(table.width)}, {listed(table.epochs)} epochs, {listed(table.precision)}; n = {SEEDS[self.scale]} "
-            f"seeds a setting; {table.seconds.sum() / 3600:.1f} hours of training on {listed(table.device)}; torch "
-            f"{listed(table.torch)}, revision {listed(table.revision)}.{gap} An accuracy is that after the last epoch."
+            f"Study `{self.study}` at the scale `{self.scale}`: {len(table)} runs on {data}, width "
+            f"{listed(table.width)}, {listed(table.epochs)} epochs, {precision}; n = {SEEDS[self.scale]} "
+            f"seeds a setting; {table.seconds.sum() / 3600:.1f} hours of training on {device}; torch "
+            f"{torch}, revision {revision}.{gap} An accuracy is that after the last epoch."
         )
 
 

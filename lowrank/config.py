@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import InputError
 from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
 
@@ -28,12 +30,19 @@ INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe=
 ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0}
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
+PATHS = ("dataset", "runs")
 ROOT = Path(__file__).resolve().parent.parent  # the repository: notebooks run from several folders
 
 
-def located(path: str) -> Path:
-    """The path seen from the working directory or, where nothing is there, from the repository."""
-    return Path(path) if Path(path).exists() else ROOT / path
+def located(path: str | os.PathLike) -> Path:
+    """The path seen from the working directory or, where nothing is there, from the repository; ~ is the home."""
+    path = os.path.expanduser(path)
+    return Path(path) if os.path.exists(path) else ROOT / path
+
+
+def runs_folder(runs: str | os.PathLike) -> Path:
+    """The folder of records of that name: a relative path starts at the repository, ~ is the home."""
+    return ROOT / os.path.expanduser(runs)
 
 
 def relative(path: Path) -> Path:
@@ -52,13 +61,25 @@ def cache_folder() -> Path:
 
 def dataset_name(dataset: str) -> str:
     """What records call a dataset: a path becomes its last part without the endings."""
-    name = Path(dataset).name
-    return next((name.removesuffix(ending) for ending in ARCHIVES if name.endswith(ending)), name)
+    name = os.path.basename(os.path.abspath(os.path.expanduser(dataset)))  # of "." too
+    return next((name[: -len(ending)] for ending in ARCHIVES if name.lower().endswith(ending)), name)
 
 
 def is_dataset(dataset: str) -> bool:
     path = located(dataset)
-    return dataset in DATASETS or path.is_dir() or (path.is_file() and dataset.endswith(ARCHIVES))
+    archive = os.path.isfile(path) and dataset.lower().endswith(ARCHIVES)
+    return dataset in DATASETS or (dataset != "" and os.path.isdir(path)) or archive
+
+
+def is_runs(runs: str) -> bool:
+    """Whether the system takes names below it; who writes there says what else is in the way."""
+    try:
+        os.lstat(runs_folder(runs) / "run" / f".{'x' * 40}.tmp")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return runs != ""
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def parameter(
@@ -162,7 +183,9 @@ class Config:
     save_weights: bool = parameter(
         False, "keep the trained weights beside the record, for lowrank.load", "True or False", lambda v: True
     )
-    runs: str = parameter("runs", "folder of the records; a relative path starts at the repository", "a path", bool)
+    runs: str = parameter(
+        "runs", "folder of the records; a relative path starts at the repository", "the path of a folder", is_runs
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -229,7 +252,7 @@ class Config:
     @property
     def folder(self) -> Path:
         """Where the records go."""
-        return ROOT / self.runs
+        return runs_folder(self.runs)
 
 
 def parameters_of(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +285,17 @@ def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
 
 
 def checked(parameter: Any, value: Any) -> Any:
-    """The value of one Config field, an int made a float or a str where that is meant; raises InputError."""
+    """The value of one Config field, an int made a float or a str where that is meant; raises InputError.
+
+    numpy's numbers are numbers, and paths may be Paths.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike) and parameter.name in PATHS:
+        value = os.fspath(value)
+    if type(value) is int and value.bit_length() > 63:
+        shown = value if value.bit_length() < 999 else "(a huge number)"
+        raise InputError(f"{parameter.name}={shown}; allowed: {parameter.metadata['allowed']()}, and below 2**63")
     kinds = parameter.metadata["kinds"]
     kind = type(value) if type(value) in kinds else kinds[0]
     if kind in (float, str) and type(value) is int:  # papermill reads 2018 as one

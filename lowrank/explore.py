@@ -10,7 +10,7 @@ import base64
 import html
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,13 +18,15 @@ import ipywidgets as widgets
 import pandas as pd
 import torch
 from IPython.display import HTML, Image, Markdown, display
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as Pixels
 from torch import nn
 
 from . import plots
-from .config import DATASETS, DECOMPS, PLAIN, ROOT, Config, InputError, arguments, html_table
+from .config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments, html_table, runs_folder
+from .display import as_label
 from .formats import fold, pointwise, solve, uses_dims
 from .layers import Decomposed
 from .results import Record, history, records
@@ -180,7 +182,8 @@ class Landscape:
 
 def setting(runs: str = "runs") -> None:
     """Controls for decomposition, modes, size and width; the sizes of each layer; the recorded runs around it."""
-    table = results(runs).dropna(subset="test_accuracy")
+    table = results(runs)
+    table = table[table["run"].isin(list(best_first(runs)))]
     landscapes = {dataset: Landscape(rows) for dataset, rows in table.groupby("dataset")}
     datasets = list(table.dataset.value_counts().index) or ["cifar10"]
     widths = list(table.width.value_counts().index) or [64]
@@ -220,9 +223,19 @@ def title(record: Mapping[str, Any]) -> str:
 
 
 def best_first(runs: str) -> dict[str, Record]:
-    """The runs that are done, by id."""
-    found = [record for record in records(ROOT / runs) if record["status"] == "done"]
+    """The runs that are done and whose records hold all that is shown here, by id."""
+    needed = [*Config.__dataclass_fields__, *OUTCOME]
+    done = [record for record in records(runs_folder(runs)) if record["status"] == "done"]
+    found = [record for record in done if all(record.get(name) is not None for name in needed)]
     return {each["run"]: each for each in sorted(found, key=lambda each: -each["test_accuracy"])}
+
+
+def draw_history(runs: str, run: str, axes: Sequence[Axes]) -> None:
+    """The curves of a run on two axes or, if its history is damaged, a line that says so."""
+    try:
+        plots.curves(history(runs, run), axes)
+    except InputError as error:
+        axes[0].set_title(as_label(error), fontsize=8, wrap=True)
 
 
 def chooser(found: Mapping[str, Record]) -> Callable[..., widgets.Widget]:
@@ -246,9 +259,9 @@ def one_run(runs: str = "runs") -> None:
 
     def show(run: str) -> list[Any]:
         figure = Figure(figsize=(9, 3.2), layout="constrained")
-        plots.curves(history(runs, run), figure.subplots(1, 2))
+        draw_history(runs, run, figure.subplots(1, 2))
         record = f"<details><summary>The whole record</summary>{found[run]._repr_html_()}</details>"
-        return [Markdown(f"```python\n{repeat(found[run])}\n```"), picture(figure), HTML(record)]
+        return [HTML(f"<pre>{html.escape(repeat(found[run]))}</pre>"), picture(figure), HTML(record)]
 
     controlled(show, run=(next(iter(found)), chooser(found)))
 
@@ -271,8 +284,8 @@ def two_runs(runs: str = "runs") -> None:
         figure = Figure(figsize=(9, 5.6), layout="constrained")
         axes = figure.subplots(2, 2, sharey="row")
         for run, column in zip((left, right), axes.T, strict=True):
-            plots.curves(history(runs, run), column)
-            column[0].set_title(f"{run}: {found[run]['decomp']}")
+            column[0].set_title(as_label(f"{run}: {found[run]['decomp']}"))
+            draw_history(runs, run, column)
         return [HTML(html_table(differences(found[left], found[right]))), picture(figure)]
 
     first, *_, last = found
@@ -284,14 +297,17 @@ def two_runs(runs: str = "runs") -> None:
 
 def one_layer(runs: str = "runs") -> None:
     """A layer of a run that kept its weights: the weight, its singular values, the norms of its cores."""
-    found = {run: each for run, each in best_first(runs).items() if (ROOT / runs / run / "weights.pt").is_file()}
+    found = {run: each for run, each in best_first(runs).items() if (runs_folder(runs) / run / "weights.pt").is_file()}
     if not found:
         display(NO_WEIGHTS)
         return
     network = lru_cache(maxsize=1)(partial(load, runs=runs))
 
     def show(run: str, layer: str) -> list[Any]:
-        block = network(run).get_submodule(layer).convolution
+        try:
+            block = network(run).get_submodule(layer).convolution
+        except InputError as error:
+            return [HTML(f"<p>{html.escape(str(error))}</p>")]
         return [picture(anatomy(getattr(block, "pointwise", block)))]
 
     layers = partial(widgets.Dropdown, options=LAYERS)

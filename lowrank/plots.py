@@ -21,6 +21,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, PercentForm
 from scipy import stats
 
 from .config import PLAIN, Config, InputError
+from .display import as_label
 
 CONFIDENCE = 0.95
 # After Okabe & Ito (2008), told apart with any colour vision; their yellow, too faint on white, is left out.
@@ -116,7 +117,7 @@ def caption(table: pd.DataFrame, value: str = "test_accuracy") -> str:
     seeds = f"mean and Student t {CONFIDENCE:.0%} interval of n = {listed(rows.n)} seeds"
     if rows.n.max() == 1:
         seeds = "n = 1 seed and no interval"
-    return ", ".join([listed(table["dataset"]), *scale]) + f"; every dot a run, {seeds}"
+    return ", ".join([as_label(listed(table["dataset"])), *scale]) + f"; every dot a run, {seeds}"
 
 
 def listed(values: Iterable[Any]) -> str:
@@ -146,7 +147,7 @@ def accuracy_against_parameters(
         runs, group = (one[(one[by] == key) & ~one.decomp.isin(PLAIN)] for one in (table, rows))
         ax.plot(apart * runs.parameters, runs.test_accuracy, "o", color=colour, **FAINT)
         group = group.assign(parameters=apart * group.parameters)
-        means(ax, group, colour, f"{key}" if by == "decomp" else f"{key} modes", MARKERS.get(key, "o"))
+        means(ax, group, colour, as_label(key) if by == "decomp" else f"{key} modes", MARKERS.get(key, "o"))
     ax.set_xscale("log")
     counted(ax.xaxis)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -222,7 +223,13 @@ def heatmap(
 
 
 def curves(history: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """Loss and accuracy over epochs, in training and test, of the history of one run, on two axes."""
+    """Loss and accuracy over epochs, in training and test, of the history of one run, on two axes.
+
+    Raises InputError if the history has not all of them.
+    """
+    columns = ["epoch", *(f"{part}_{name}" for part in ("train", "test") for name in ("loss", "accuracy"))]
+    if lacking := [name for name in columns if name not in history]:
+        raise InputError(f"history: there is no column {', '.join(lacking)}")
     axes = plt.subplots(1, 2, figsize=(9, 3.5))[1] if axes is None else axes
     for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
         for part, colour in (("train", COLOURS["bottleneck"]), ("test", COLOURS["tt"])):
@@ -266,9 +273,10 @@ def forest(rows: pd.DataFrame, label: str, by: str, ax: Axes | None = None) -> A
         errors = 100 * np.abs(lines[["low", "high"]].to_numpy() - lines[["mean"]].to_numpy()).T
         ax.errorbar(100 * lines["mean"], heights, xerr=errors, fmt="none", color=hues[group], elinewidth=1.6, capsize=3)
         fills = np.where((lines.low > 0) | (lines.high < 0), to_hex(hues[group]), "white")
-        ax.scatter(100 * lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=f"{by} {group}")
+        name = as_label(f"{by} {group}")
+        ax.scatter(100 * lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=name)
     ax.axvline(0, color="#444444", linewidth=1)
-    ax.set_yticks(range(len(labels)), labels)
+    ax.set_yticks(range(len(labels)), [as_label(each) for each in labels])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="difference in test accuracy (points)", ylabel="")

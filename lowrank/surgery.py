@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def decompose(
     sizes.check()
     net = copy_module(module)
     groups = group_tied(choose(net, only, skip))
-    foldings = [fold(*matrix_shape(group[0].module), dims, kernel_size(group[0].module), rank_rule) for group in groups]
+    foldings = [fold(*matrix_shape(group[0].module), int(dims), kernel_size(group[0].module), rank_rule) for group in groups]
     with one_line():
         layouts = sizes.layouts([[name for part in group for name in part.names] for group in groups], foldings)
         for group, layout in zip(groups, layouts, strict=True):
@@ -99,7 +100,7 @@ def check(module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str) 
         if not isinstance(value, str) or value not in allowed:
             more = OR_YOUR_OWN if name == "decomp" else ""
             raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}{more}")
-    if not isinstance(dims, int) or dims < 2:
+    if not isinstance(dims, Integral) or isinstance(dims, bool) or dims < 2:
         raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .config import ROOT, Config, InputError
+from .config import Config, InputError, runs_folder
 from .results import COLUMNS, TYPES, collect, records
 
 FIRST = 9  # columns that are always shown
@@ -46,7 +46,7 @@ def results(runs: str | Path = "runs") -> Table:
     Columns as in COLUMNS, then whatever else the records hold, but for `correct`; `started` is a UTC time. A number
     that was not measured, because the run failed or diverged, is NaN.
     """
-    folder = ROOT / runs
+    folder = runs_folder(runs)
     if folder.is_dir():
         with suppress(InputError):  # who may only read still gets the rows
             collect(folder)
@@ -55,4 +55,4 @@ def results(runs: str | Path = "runs") -> Table:
     frame = Table(rows, columns=[name for name in names if name != "correct"])
     for name in (name for name, kind in TYPES.items() if kind in (int, float)):
         frame[name] = pd.to_numeric(frame[name])
-    return frame.assign(started=pd.to_datetime(frame["started"], utc=True, format="ISO8601"))
+    return frame.assign(started=pd.to_datetime(frame["started"], utc=True, format="ISO8601", errors="coerce"))
