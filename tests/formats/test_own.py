@@ -43,9 +43,9 @@ class Monarch(Format):
 
     def multiply(self, x, cores, folding):
         left, right = cores  # [b, O / b, b r], [b, b r, I / b]
-        z = right @ x.unflatten(-1, (self.blocks, -1))[..., None]  # [..., b, b r, 1]
-        z = z.unflatten(-2, (self.blocks, -1)).transpose(-4, -3).flatten(-3, -2)  # [..., b, b r, 1]
-        return (left @ z)[..., 0].flatten(-2)  # [..., O]
+        z = torch.einsum("...bi, bri -> ...br", x.unflatten(-1, (self.blocks, -1)), right)  # [..., b, b r]
+        z = z.unflatten(-1, (self.blocks, -1)).transpose(-3, -2).flatten(-2)  # [..., b, b r]
+        return torch.einsum("...br, bor -> ...bo", z, left).flatten(-2)  # [..., O]
 
     def weight(self, cores, folding):
         return self.multiply(cores[0].new_zeros(folding.inputs, folding.inputs).fill_diagonal_(1), cores, folding).T
