@@ -16,10 +16,10 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .errors import InputError
-from .formats import FORMATS, RANK_RULES, Layout, fold
+from .formats import FORMATS, RANK_RULES, Folding, Layout, fold
 from .initial import approximate, draw, silence
 from .layers import Decomposed, decomposed_type, kernel_size
-from .parts import Part, Selectors, choose, copy_module, group_tied, run_example, survey
+from .parts import Part, Selectors, all_names, choose, copy_module, group_tied, run_example, survey
 from .sizes import Sizes
 
 INITS = ("weights", "random", "decompose", "decompose_rescaled")
@@ -68,9 +68,9 @@ def decompose(
     sizes.check()
     net = copy_module(module)
     groups = group_tied(choose(net, only, skip))
-    foldings = [fold(*matrix_shape(group[0].module), dims, kernel_size(group[0].module), rank_rule) for group in groups]
     with one_line():
-        layouts = sizes.layouts([[name for part in group for name in part.names] for group in groups], foldings)
+        foldings = [folding_of(group, dims, rank_rule) for group in groups]
+        layouts = sizes.layouts([all_names(group) for group in groups], foldings)
         for group, layout in zip(groups, layouts, strict=True):
             if layout:
                 hold_tied(group, layout, init, contraction)
@@ -102,10 +102,12 @@ def check(module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str) 
         raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
 
 
-def matrix_shape(layer: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a dense layer, the kernel left out."""
+def folding_of(group: Sequence[Part], dims: int, rank_rule: str) -> Folding:
+    """How the weight of these layers is folded."""
+    layer = group[0].module
+    kernel = kernel_size(layer)
     outputs, inputs = decomposed_type(layer).to_matrix(layer, layer.weight).shape
-    return outputs, inputs // kernel_size(layer)
+    return fold(outputs, inputs // kernel, dims, kernel, rank_rule)
 
 
 @torch.no_grad()
