@@ -17,10 +17,10 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .errors import InputError
-from .formats import FORMATS, OR_YOUR_OWN, RANK_RULES, Layout, fold
+from .formats import FORMATS, OR_YOUR_OWN, RANK_RULES, Folding, Layout, fold
 from .initial import approximate, draw, silence
 from .layers import Decomposed, decomposed_type, kernel_size
-from .parts import Part, Selectors, choose, copy_module, group_tied, run_example, survey
+from .parts import Part, Selectors, all_names, choose, copy_module, group_tied, run_example, survey
 from .sizes import Sizes
 
 INITS = ("weights", "random", "decompose", "decompose_rescaled")
@@ -65,13 +65,14 @@ def decompose(
     Raises InputError, one line that names the argument or the layer, if something of this cannot be.
     """
     check(module, decomp, dims, rank_rule, init)
+    dims = int(dims)
     sizes = Sizes(decomp, rank_rule, budget, rank_scale, budgets or {}, ranks or {})
     sizes.check()
     net = copy_module(module)
     groups = group_tied(choose(net, only, skip))
-    foldings = [fold(*matrix_shape(group[0].module), int(dims), kernel_size(group[0].module), rank_rule) for group in groups]
     with one_line():
-        layouts = sizes.layouts([[name for part in group for name in part.names] for group in groups], foldings)
+        foldings = [folding_of(group, dims, rank_rule) for group in groups]
+        layouts = sizes.layouts([all_names(group) for group in groups], foldings)
         for group, layout in zip(groups, layouts, strict=True):
             if layout:
                 hold_tied(group, layout, init, contraction)
@@ -104,10 +105,12 @@ def check(module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str) 
         raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
 
 
-def matrix_shape(layer: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a dense layer, the kernel left out."""
+def folding_of(group: Sequence[Part], dims: int, rank_rule: str) -> Folding:
+    """How the weight of these layers is folded."""
+    layer = group[0].module
+    kernel = kernel_size(layer)
     outputs, inputs = decomposed_type(layer).to_matrix(layer, layer.weight).shape
-    return outputs, inputs // kernel_size(layer)
+    return fold(outputs, inputs // kernel, dims, kernel, rank_rule)
 
 
 @torch.no_grad()
