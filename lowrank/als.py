@@ -4,7 +4,7 @@ The modes are parted in two sides. As W [N, M] = L [N, q] @ R [M, q].T, one prod
 left side, and one with L all those of the right: two large products a sweep, however many modes there are. Each core
 is then the solution of its normal equations (Kolda & Bader 2009 for CP, Zhao et al. 2016 for rings). A sweep starts
 from a point that goes on in the direction of the last one, or again from the best cores, if that was too far (Mitchell,
-Ye & De Sterck 2020, "Nesterov acceleration of alternating least squares"): 20 such sweeps are worth 60 to 100 plain ones.
+Ye & De Sterck 2020, "Nesterov acceleration of alternating least squares"): 20 such sweeps are worth 60 plain ones.
 
 Shapes below: N the elements of a side, n those of the mode that is solved for, p and q those before and after it in its
 side; t and e the ranks at the start and at the end of that side, r and s those of the core.
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from .fits import leading, unfold
 
-WORK = 15_000  # multiply-adds a weight that the sweeps of a layer may take: about 0.7 s of one core a million weights
-FREE = 2e9  # multiply-adds that every layer may take, however small: 0.1 s
-SWEEPS = 4, 200  # at least and at most
+COARSE, FINE = 6_000, 3_000  # multiply-adds a weight that the sweeps may take with the longest mode short, and whole
+FREE = 1e9  # multiply-adds that either may take, however small the layer: 0.1 s of one core
+SWEEPS = 2, 200  # at least and at most, whatever they take
+KEPT = 0.9  # of the energy, in the part of the longest mode that the first sweeps see; at most half of its length
 SETTLED = 2e-4  # relative change of the squared error in a sweep that ends them
 PUSH = 0.3  # by which a sweep goes further in the direction of the last than the one before it did, up to 1
 PROXIMAL = 1e-6  # of the normal equations' mean diagonal: keeps them solvable, and a core if nothing pulls at it
@@ -144,12 +145,12 @@ def alternate(matrix: Tensor, cores: list[Tensor], rows: int, kind: Columns | Li
     return best
 
 
-def affordable_sweeps(modes: Sequence[int], columns: Sequence[int], inner: int) -> int:
-    """So many that a layer stays within its multiply-adds; `columns` of each core's equations, `inner` of the sides."""
-    size = prod(modes)
-    sweep = 2 * size * inner + sum(count**3 + 2 * count**2 * mode for count, mode in zip(columns, modes, strict=True))
+def affordable_sweeps(modes: Sequence[int], columns: Sequence[int], inner: int, work: float) -> int:
+    """How many sweeps this work allows; `columns` of each core's equations, `inner` of the two sides."""
+    sweep = 2 * prod(modes) * inner
+    sweep += sum(count**3 / 3 + 2 * count**2 * mode for count, mode in zip(columns, modes, strict=True))
     least, most = SWEEPS
-    return min(most, max(least, int(max(FREE, WORK * size) / sweep)))
+    return min(most, max(least, int(work / sweep)))
 
 
 def part_modes(modes: Sequence[int]) -> int:
@@ -157,27 +158,53 @@ def part_modes(modes: Sequence[int]) -> int:
     return min(range(1, len(modes)), key=lambda k: max(prod(modes[:k]), prod(modes[k:])))
 
 
+def shorten_mode(tensor: Tensor) -> tuple[int, Tensor]:
+    """The longest mode, and an orthonormal basis [n, t] of the part that holds most of the energy."""
+    axis = max(range(tensor.dim()), key=lambda k: tensor.shape[k])
+    basis = leading(unfold(tensor, axis), tensor.shape[axis] // 2 or 1)
+    energies = torch.tensordot(tensor, basis, ([axis], [0])).flatten(0, -2).square().sum(0)  # [t], falling
+    return axis, basis[:, : 1 + int((energies.cumsum(0) < KEPT * tensor.square().sum()).sum())]
+
+
+def settle_cores(tensor: Tensor, cores: list[Tensor], kind: Columns | Links, work: float) -> list[Tensor]:
+    """The cores [n, ...] after as many sweeps as the work allows or until they settle; the tensor has norm 1."""
+    rows, columns = part_modes(tensor.shape), [core[0].numel() for core in cores]
+    matrix = tensor.reshape(prod(tensor.shape[:rows]), -1)
+    inner = kind.join(cores[:rows]).shape[1]
+    return alternate(matrix, cores, rows, kind, affordable_sweeps(tensor.shape, columns, inner, work))
+
+
+def fit_alternating(tensor: Tensor, start: Sequence[Tensor], kind: Columns | Links) -> list[Tensor]:
+    """The cores [n, ...] that come nearest, from these: with the longest mode shortened first, which costs far less."""
+    norm, size = tensor.norm(), tensor.numel()
+    tensor, cores = tensor / norm, list(start)
+    axis, basis = shorten_mode(tensor)
+    short = torch.tensordot(tensor, basis, ([axis], [0])).movedim(-1, axis)
+    short_norm = short.norm()
+    cores[axis] = torch.tensordot(basis, cores[axis], ([0], [0]))
+    cores = settle_cores(short / short_norm, cores, kind, max(FREE, COARSE * size))
+    cores[axis] = torch.tensordot(basis * short_norm, cores[axis], ([1], [0]))
+    cores = settle_cores(tensor, cores, kind, max(FREE, FINE * size))
+    return [cores[0] * norm, *cores[1:]]
+
+
+def draw_starts(shapes: Sequence[tuple[int, ...]], tensor: Tensor) -> list[Tensor]:
+    """Random numbers, the same every time: a weight and its ranks decide how near a fit comes, and nothing else."""
+    generator = torch.Generator(tensor.device).manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=tensor.dtype, device=tensor.device) for shape in shapes]
+
+
 def fit_cp(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     """Factors [n[k], R], from the leading singular vectors of each mode and, above its size, random columns."""
-    modes, rank, rows = tensor.shape, ranks[0], part_modes(tensor.shape)
-    norm, cores = tensor.norm(), []
-    for axis, mode in enumerate(modes):
-        known = leading(unfold(tensor, axis), rank)  # [n, min(R, n)]
-        noise = torch.randn(mode, rank - known.shape[1], dtype=tensor.dtype, device=tensor.device)
-        cores.append(torch.cat([known, noise / mode**0.5], 1))
-    matrix = (tensor / norm).reshape(prod(modes[:rows]), -1)
-    sweeps = affordable_sweeps(modes, [rank] * len(modes), rank)
-    cores = alternate(matrix, cores, rows, Columns(), sweeps)
-    return [cores[0] * norm, *cores[1:]]
+    start = draw_starts([(mode, ranks[0]) for mode in tensor.shape], tensor)
+    for axis, factor in enumerate(start):
+        known = leading(unfold(tensor, axis), ranks[0])  # [n, min(R, n)]
+        factor /= len(factor) ** 0.5
+        factor[:, : known.shape[1]] = known
+    return fit_alternating(tensor, start, Columns())
 
 
 def fit_ring(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     """Cores [r[k], n[k], r[k+1]], from random ones: after ten sweeps starts by SVDs are no better."""
-    modes, rows = tensor.shape, part_modes(tensor.shape)
-    bonds, norm = [*ranks, ranks[0]], tensor.norm()
-    shapes = list(zip(modes, bonds, bonds[1:], strict=False))
-    cores = [torch.randn(shape, dtype=tensor.dtype, device=tensor.device) for shape in shapes]
-    matrix = (tensor / norm).reshape(prod(modes[:rows]), -1)
-    sweeps = affordable_sweeps(modes, [prod(shape[1:]) for shape in shapes], bonds[0] * bonds[rows])
-    cores = alternate(matrix, cores, rows, Links(), sweeps)
-    return [core.transpose(0, 1).contiguous() for core in [cores[0] * norm, *cores[1:]]]
+    start = draw_starts(list(zip(tensor.shape, ranks, (*ranks[1:], ranks[0]), strict=True)), tensor)
+    return [core.transpose(0, 1).contiguous() for core in fit_alternating(tensor, start, Links())]

@@ -15,6 +15,11 @@ from torch import Tensor
 HOOI_SWEEPS = 2  # over all modes; more lower a Tucker error by less than 0.1%
 
 
+def widen(weight: Tensor) -> Tensor:
+    """A weight as it is fitted: on the CPU, in float64 if that is what it has, otherwise in float32."""
+    return weight.detach().to("cpu", torch.float64 if weight.dtype == torch.float64 else torch.float32)
+
+
 def leading(matrix: Tensor, rank: int) -> Tensor:
     """The leading left singular vectors of a matrix [a, b], orthonormal: [a, min(rank, a, b)].
 
@@ -87,7 +92,7 @@ def project(tensor: Tensor, factors: Sequence[Tensor | None]) -> Tensor:
 
 
 def fit_subspaces(tensor: Tensor, ranks: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-    """A core and orthonormal factors [n[k], <= t[k]]: sequential HOSVD (Vannieuwenhoven 2012), then a few HOOI sweeps."""
+    """A core and orthonormal factors [n[k], <= t[k]]: sequential HOSVD (Vannieuwenhoven 2012), then HOOI sweeps."""
     factors, core = [], tensor
     for axis, rank in enumerate(ranks):
         factors.append(leading(unfold(core, axis), rank))

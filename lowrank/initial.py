@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-import tntorch
 import torch
 from torch import Tensor
 
+from .als import fit_cp, fit_ring
+from .fits import fit_bottleneck, fit_tt, fit_tucker, fit_tucker_tt, widen
 from .formats import Layout
 from .layers import Decomposed, matrix
 
 FLAT_STEPS = 10  # of L-BFGS: brings the largest singular value of every format to 0.5 to 1.3 of a random matrix's
-ALS_STEPS = 10  # of CP: what is left to gain by more is below a percent of the error
 NOISE = 0.05  # relative; keeps a layer of full rank from starting as an exact isometry
 
 
@@ -102,12 +102,15 @@ def descend(cores: Sequence[Tensor], loss, steps: int) -> None:
 def approximate(layer: Decomposed, weight: Tensor, std: float | None = None) -> float:
     """Start at the best approximation of `weight` [O, I]; returns the relative error in the Frobenius norm.
 
-    Truncated SVD (bottleneck), TT-SVD (Oseledets 2011), HOSVD (De Lathauwer 2000), CP by alternating least
-    squares, all but the first by tntorch; any other format by L-BFGS from a random start.
+    By lowrank.fits and lowrank.als; any other format by L-BFGS from a random start.
     """
     layout = layer.layout
-    weight = weight.detach().float().cpu().reshape(layout.folding.outputs, -1)
-    cores = FITS.get(layout.decomp, fit)(weight, layer)
+    weight = widen(weight).reshape(layout.folding.outputs, -1)
+    if layout.decomp in FITS:
+        modes = weight.shape if layout.decomp == "bottleneck" else layout.folding.modes
+        cores = FITS[layout.decomp](weight.reshape(modes), layout.ranks)
+    else:
+        cores = fit(weight, layer)
     error = (matrix(cores, layout) - weight).norm() / weight.norm()
     put(layer, cores, std)
     return error.item()
@@ -120,62 +123,11 @@ def fit(weight: Tensor, layer: Decomposed, steps: int = 200) -> list[Tensor]:
     return cores
 
 
-def fit_bottleneck(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    rank = layer.layout.ranks[0]
-    left, values, right = torch.linalg.svd(weight, full_matrices=False)
-    return [left[:, :rank] * values[:rank].sqrt(), values[:rank, None].sqrt() * right[:rank]]
-
-
-def fit_tensor_train(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    train = tntorch.Tensor(weight.reshape(layer.layout.folding.modes), ranks_tt=list(layer.layout.ranks))
-    return padded(train.cores, layer.layout.shapes)
-
-
-def fit_tucker(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    tucker = tntorch.Tensor(weight.reshape(layer.layout.folding.modes), ranks_tucker=list(layer.layout.ranks))
-    core = torch.zeros(layer.layout.ranks)
-    core[tuple(slice(size) for size in tucker.tucker_core().shape)] = tucker.tucker_core()
-    return [core, *padded(tucker.Us, layer.layout.shapes[1:])]
-
-
-def fit_tucker_tt(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    modes, ranks = layer.layout.folding.modes, layer.layout.ranks
-    tensor = tntorch.Tensor(
-        weight.reshape(modes), ranks_tucker=list(ranks[: len(modes)]), ranks_tt=list(ranks[len(modes) :])
-    )
-    return padded([*tensor.Us, *tensor.cores], layer.layout.shapes)
-
-
-def fit_cp(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    tensor = weight.reshape(layer.layout.folding.modes)
-    tensor = tntorch.Tensor(tensor, ranks_cp=layer.layout.ranks[0], max_iter=ALS_STEPS)
-    cores = [core.contiguous() for core in tensor.cores]
-    unused = torch.stack([core.norm(dim=0) for core in cores]).amin(0) == 0  # columns that the weight does not need
-    for core in cores[:-1]:  # as in `padded`: noise, which the zeros of the last core meet
-        core[:, unused] = core.square().mean().sqrt() * torch.randn(core.shape)[:, unused]
-    cores[-1][:, unused] = 0
-    return cores
-
-
-def padded(cores: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Cores that came back with smaller ranks, filled up so that W stays and gradients reach what is new.
-
-    Along its last axis a core is filled with noise, which the zeros of its neighbour meet.
-    """
-    full = []
-    for core, shape in zip(cores, shapes, strict=True):
-        own = tuple(slice(size) for size in core.shape)
-        larger = torch.zeros(shape)
-        larger[own[:-1]] = torch.randn(shape)[own[:-1]] * core.square().mean().sqrt()
-        larger[own] = core
-        full.append(larger)
-    return full
-
-
 FITS = {
     "bottleneck": fit_bottleneck,
-    "tt": fit_tensor_train,
+    "tt": fit_tt,
     "tucker": fit_tucker,
     "tucker_tt": fit_tucker_tt,
     "cp": fit_cp,
+    "ring": fit_ring,
 }

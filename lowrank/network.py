@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from tqdm import tqdm
 
+from .allocation import Ranks, list_foldings, meet_error, place_ranks, spend_budget
 from .errors import InputError
-from .formats import FORMATS, RANK_RULES, Layout, fold, solve
+from .formats import FORMATS, RANK_RULES, Folding, Layout, fold, solve
 from .initial import approximate, draw, silence
 from .layers import Decomposed, DecomposedConv2d, DecomposedLinear, is_grouped, kernel_size, matrix_shape, named_layers
 from .summary import summary
@@ -26,6 +28,7 @@ from .summary import summary
 IMAGE = (3, 32, 32)
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
 INITS = ("weights", "random", "decompose", "decompose_rescaled")
+ALLOCATIONS = ("", "error", "even")
 
 
 # --- the CIFAR network
@@ -153,32 +156,68 @@ def decompose(
     dims: int = 3,
     budget: float = 0.0,
     rank_scale: float = 0.0,
+    error: float = 0.0,
+    ranks: Ranks | None = None,
     rank_rule: str = "useful",
+    allocation: str = "",
     init: str = "weights",
     skip: Iterable[str] = (),
     contraction: str = "auto",
 ) -> nn.Module:
     """A copy of the module with its Conv2d (groups=1) and Linear layers held in a tensor format.
 
-    `budget` is the share of the replaced layers' weights, all together, that the decomposed ones may use;
-    `rank_scale` the share of the way to the largest useful ranks; one of the two is set. `init` "weights" starts
-    at the best approximation of the module's weights, "random" at orthogonal cores of the same spread,
-    "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread restored.
-    `skip` names layers to leave, by shell patterns; grouped convolutions are left, with a warning.
+    One of four says how small: `budget`, the share of the replaced layers' weights, all together, that the decomposed
+    ones may use; `rank_scale`, the share of the way to the largest useful ranks; `error`, the relative error that no
+    layer may exceed, each as small as it allows, and left dense if nothing smaller does; `ranks`, one number for all
+    ranks of all layers, or a tuple of them for each pattern of layer names. `allocation` "error" spends a budget where
+    the error of the approximation falls most, "even" all layers and ranks in proportion to the largest useful ones; it
+    is "error" unless said otherwise if the cores start at the module's weights. `init` "weights" starts at the best
+    approximation of those, "random" at orthogonal cores of the same spread, "decompose" at the approximation of a
+    fresh dense draw, "decompose_rescaled" at that with the spread restored. `skip` names layers to leave, by shell
+    patterns; grouped convolutions are left, with a warning.
 
-    Raises InputError, one line that names the argument, where it is out of range or the budget cannot be met.
+    Raises InputError, one line that names the argument, if it is out of range or the budget cannot be met.
     """
-    check(decomp, dims, budget, rank_scale, rank_rule, init)
+    check(decomp, dims, rank_rule, allocation, init)
+    check_size(budget, rank_scale, error, ranks, allocation)
     module = copy.deepcopy(module)
     names = chosen(module, skip)
     foldings = [fold(*matrix_shape(layer), dims, kernel_size(layer), rank_rule) for layer in names]
+    fitted = init == "weights" and rank_rule == "useful" and not any(layer.weight.is_meta for layer in names)
     with one_line():
-        layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
+        if error:
+            layouts = shrink(decomp, dims, list(names), error)
+        elif ranks is not None:
+            layouts = place_ranks(decomp, foldings, list(names.values()), ranks)
+        elif budget and (allocation or ("error" if fitted else "even")) == "error":
+            layouts = spend_budget(decomp, [layer.weight for layer in names], options(decomp, names, dims), budget)
+        else:
+            layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
     for (layer, layer_names), layout in zip(names.items(), layouts, strict=True):
-        decomposed = held(layer, layout, init, contraction)
-        for name in layer_names:
-            module = replace(module, name, decomposed)
+        if layout is not None:
+            decomposed = held(layer, layout, init, contraction)
+            for name in layer_names:
+                module = replace(module, name, decomposed)
     return module
+
+
+def options(decomp: str, layers: Iterable[nn.Module], dims: int) -> list[list[Folding]]:
+    """The foldings that each layer may have."""
+    return [list_foldings(decomp, *matrix_shape(layer), dims, kernel_size(layer)) for layer in layers]
+
+
+def shrink(decomp: str, dims: int, layers: Sequence[nn.Module], error: float) -> list[Layout | None]:
+    """The smallest layout of each layer within a relative error; None if only the dense layer is."""
+    weights = [layer.weight for layer in layers]
+
+    def measure(layer: int, layout: Layout) -> float:
+        return held(layers[layer], layout, "weights", "auto").error
+
+    found = meet_error(decomp, weights, options(decomp, layers, dims), error, measure)
+    layouts = list(tqdm(found, "fitting", len(layers), leave=False, delay=3, unit="layer"))
+    if not any(layouts):
+        raise ValueError(f"error={error}: no layer has a {decomp} that is smaller than its weight and as near to it")
+    return layouts
 
 
 @contextmanager
@@ -190,18 +229,27 @@ def one_line() -> Iterator[None]:
         raise InputError(str(error)) from None
 
 
-def check(decomp: str, dims: int, budget: float, rank_scale: float, rank_rule: str, init: str) -> None:
+def check(decomp: str, dims: int, rank_rule: str, allocation: str, init: str) -> None:
     for name, value, allowed in (
         ("decomp", decomp, FORMATS),
         ("rank_rule", rank_rule, RANK_RULES),
+        ("allocation", allocation, ALLOCATIONS),
         ("init", init, INITS),
     ):
         if value not in allowed:
-            raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}")
+            raise InputError(f"{name}={value!r}; allowed: {', '.join(filter(None, allowed))}")
     if not isinstance(dims, int) or dims < 2:
         raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
-    if not (0 <= budget <= 1 and 0 <= rank_scale <= 1) or bool(budget) == bool(rank_scale):
-        raise InputError(f"budget={budget!r}, rank_scale={rank_scale!r}; allowed: one of them above 0 and up to 1")
+
+
+def check_size(budget: float, rank_scale: float, error: float, ranks: Ranks | None, allocation: str) -> None:
+    sizes = {"budget": budget, "rank_scale": rank_scale, "error": error, "ranks": ranks}
+    said = {name: value for name, value in sizes.items() if value not in (0, None)}
+    if len(said) != 1 or any(not 0 < value <= 1 for name, value in said.items() if name != "ranks"):
+        shown = ", ".join(f"{name}={value!r}" for name, value in (said or {"budget": budget}).items())
+        raise InputError(f"{shown}; allowed: one of budget, rank_scale and error, above 0 and up to 1, or ranks")
+    if allocation == "error" and rank_scale:
+        raise InputError(f"allocation='error', rank_scale={rank_scale!r}; allowed: rank_scale with allocation='even'")
 
 
 @torch.no_grad()
