@@ -24,7 +24,8 @@ COARSE, FINE = 6_000, 3_000  # multiply-adds a weight that the sweeps may take w
 FREE = 1e9  # multiply-adds that either may take, however small the layer: 0.1 s of one core
 SWEEPS = 2, 200  # at least and at most, whatever they take
 KEPT = 0.9  # of the energy, in the part of the longest mode that the first sweeps see; at most half of its length
-SETTLED = 2e-4  # relative change of the squared error in a sweep that ends them
+SETTLED = 5e-5  # relative change of the squared error in a sweep that ends them
+EXACT = 1e-10  # squared error, relative to the weight, that ends them
 PUSH = 0.3  # by which a sweep goes further in the direction of the last than the one before it did, up to 1
 PROXIMAL = 1e-6  # of the normal equations' mean diagonal: keeps them solvable, and a core if nothing pulls at it
 
@@ -107,7 +108,7 @@ class Links:
 
 def solve_core(target: Tensor, normal: Tensor, core: Tensor) -> Tensor:
     """The core nearest to the weight, all others given; in directions where they say nothing it stays as it is."""
-    pull = PROXIMAL * normal.diagonal().mean()
+    pull = (PROXIMAL * normal.diagonal().mean()).clamp_min(torch.finfo(core.dtype).tiny)
     failed = True
     while failed:  # rounding can make nearly singular equations indefinite: pull harder
         factor, failed = torch.linalg.cholesky_ex(normal + pull * torch.eye(len(normal), dtype=normal.dtype))
@@ -137,7 +138,7 @@ def alternate(matrix: Tensor, cores: list[Tensor], rows: int, kind: Columns | Li
         if found > error:
             cores, push = list(best), 0.0
             continue
-        if error - found < SETTLED * found:
+        if error - found < SETTLED * found or found < EXACT:
             return cores
         previous, best, error = best, list(cores), found
         cores = [core + push * (core - old) for core, old in zip(best, previous, strict=True)]
@@ -177,6 +178,8 @@ def settle_cores(tensor: Tensor, cores: list[Tensor], kind: Columns | Links, wor
 def fit_alternating(tensor: Tensor, start: Sequence[Tensor], kind: Columns | Links) -> list[Tensor]:
     """The cores [n, ...] that come nearest, from these: with the longest mode shortened first, which costs far less."""
     norm, size = tensor.norm(), tensor.numel()
+    if not norm:
+        return [*start[:-1], torch.zeros_like(start[-1])]
     tensor, cores = tensor / norm, list(start)
     axis, basis = shorten_mode(tensor)
     short = torch.tensordot(tensor, basis, ([axis], [0])).movedim(-1, axis)

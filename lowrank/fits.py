@@ -34,17 +34,15 @@ def leading(matrix: Tensor, rank: int) -> Tensor:
 def pad(cores: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """Cores of smaller ranks, filled up so that W stays and gradients reach what is new.
 
-    Along its last axis a core is filled with noise, which the zeros of its neighbour meet.
+    What is new along the last axis of a core is noise, which the zeros of its neighbour meet.
     """
     full = []
     for core, shape in zip(cores, shapes, strict=True):
-        if core.shape == shape:
-            full.append(core)
-            continue
-        own = tuple(slice(size) for size in core.shape)
         larger = core.new_zeros(shape)
-        larger[own[:-1]] = torch.randn_like(larger)[own[:-1]] * core.square().mean().sqrt()
-        larger[own] = core
+        if core.shape[-1] < shape[-1]:
+            noise = torch.randn_like(larger[..., core.shape[-1] :])
+            larger[..., core.shape[-1] :] = noise * core.square().mean().sqrt()
+        larger[tuple(map(slice, core.shape))] = core
         full.append(larger)
     return full
 
@@ -107,7 +105,9 @@ def fit_subspaces(tensor: Tensor, ranks: Sequence[int]) -> tuple[Tensor, list[Te
 def fit_tucker(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     """A core t[1] x ... x t[d], then a factor [n[k], t[k]] for every mode."""
     core, factors = fit_subspaces(tensor, ranks)
-    return pad([core, *factors], [tuple(ranks), *zip(tensor.shape, ranks, strict=True)])
+    larger = core.new_zeros(tuple(ranks))  # what is new of it meets noise in every factor
+    larger[tuple(map(slice, core.shape))] = core
+    return [larger, *pad(factors, list(zip(tensor.shape, ranks, strict=True)))]
 
 
 def fit_tucker_tt(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:

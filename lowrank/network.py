@@ -28,6 +28,7 @@ from .summary import summary
 IMAGE = (3, 32, 32)
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
 INITS = ("weights", "random", "decompose", "decompose_rescaled")
+PATIENCE = 3  # seconds until a bar shows how far the fits are
 ALLOCATIONS = ("", "error", "even")
 
 
@@ -193,7 +194,8 @@ def decompose(
             layouts = spend_budget(decomp, [layer.weight for layer in names], options(decomp, names, dims), budget)
         else:
             layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
-    for (layer, layer_names), layout in zip(names.items(), layouts, strict=True):
+    layers = tqdm(names.items(), "decomposing", leave=False, delay=PATIENCE, unit="layer")
+    for (layer, layer_names), layout in zip(layers, layouts, strict=True):
         if layout is not None:
             decomposed = held(layer, layout, init, contraction)
             for name in layer_names:
@@ -214,7 +216,7 @@ def shrink(decomp: str, dims: int, layers: Sequence[nn.Module], error: float) ->
         return held(layers[layer], layout, "weights", "auto").error
 
     found = meet_error(decomp, weights, options(decomp, layers, dims), error, measure)
-    layouts = list(tqdm(found, "fitting", len(layers), leave=False, delay=3, unit="layer"))
+    layouts = list(tqdm(found, "fitting", len(layers), leave=False, delay=PATIENCE, unit="layer"))
     if not any(layouts):
         raise ValueError(f"error={error}: no layer has a {decomp} that is smaller than its weight and as near to it")
     return layouts
