@@ -5,14 +5,17 @@ Either way ends with `balance`: one norm for all cores, so that gradients reach 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
 from .formats import Layout
+from .formats.fits import widen
 from .layers import Decomposed
+
+Fit = Callable[[Tensor, Layout], list[Tensor] | None]  # of a weight [O, I]
 
 FLAT_STEPS = 10  # of L-BFGS: brings the largest singular value of every format to 0.5 to 1.3 of a random matrix's
 NOISE = 0.05  # relative; keeps a layer of full rank from starting as an exact isometry
@@ -97,15 +100,26 @@ def descend(cores: Sequence[Tensor], loss, steps: int) -> None:
 # --- from a weight
 
 
-def approximate(layer: Decomposed, weight: Tensor, std: float | None = None) -> float:
-    """Start at the format's fit of `weight` [O, I]; returns the relative error in the Frobenius norm.
+def fit_format(weight: Tensor, layout: Layout) -> list[Tensor] | None:
+    return layout.form.fit(weight, layout.folding, layout.ranks)
 
-    A format that has no fit of its own is fitted by L-BFGS from a random start.
+
+def measure_fit(weight: Tensor, layout: Layout) -> float:
+    """The relative error of the format's fit of a weight [O, I]; raises ValueError if the format has none."""
+    weight = widen(weight)
+    cores = fit_format(weight, layout)
+    if cores is None:
+        raise ValueError(f"error: decomp={layout.decomp!r} has no fit of its own; allowed: budget, rank_scale, ranks")
+    return ((layout.weight(cores) - weight).norm() / weight.norm()).item()
+
+
+def approximate(layer: Decomposed, weight: Tensor, std: float | None = None, fit: Fit = fit_format) -> float:
+    """Start at a fit of `weight` [O, I], the format's own; returns the relative error in the Frobenius norm.
+
+    What `fit` does not know (it returns None) is fitted by L-BFGS from a random start.
     """
-    layout = layer.layout
-    weight = weight.detach().to("cpu", torch.promote_types(weight.dtype, torch.float32))  # float64 stays
-    weight = weight.reshape(layout.folding.outputs, -1)
-    cores = layout.form.fit(weight, layout.folding, layout.ranks) or fit_by_descent(weight, layer)
+    layout, weight = layer.layout, widen(weight).reshape(layer.layout.folding.outputs, -1)
+    cores = fit(weight, layout) or fit_by_descent(weight, layer)
     error = (layout.weight(cores) - weight).norm() / weight.norm()
     put(layer, cores, std)
     return error.item()

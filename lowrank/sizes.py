@@ -1,4 +1,4 @@
-"""How large each weight of a network becomes: by one share of them all, by a place on the way, or by hand."""
+"""How large each weight of a network becomes: by a share of all, by an error, by a place on the way, or by hand."""
 
 from __future__ import annotations
 
@@ -7,27 +7,41 @@ from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
 
+from torch import Tensor
+from tqdm import tqdm
+
+from .allocation import meet_error, spend_budget
 from .errors import InputError
 from .formats import FORMATS, Folding, Layout, solve
+from .initial import measure_fit
 from .parts import is_named
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What decides the ranks: a share or a place on the way for all layers, and ranks and shares of some by hand."""
+    """What decides the ranks: a share, a place on the way or an error for all layers, ranks and shares of some by hand.
+
+    `allocation` "error" spends a share where the error of the approximation falls most, "even" by the rank rule.
+    """
 
     decomp: str
     rank_rule: str
     budget: float
     rank_scale: float
+    error: float
+    allocation: str
     budgets: Mapping[str, float]
     ranks: Mapping[str, int | Sequence[int]]
 
     def check(self) -> None:
-        budget, scale = self.budget, self.rank_scale
-        both, neither = budget and scale, not (budget or scale or self.budgets or self.ranks)
-        if not is_share(budget) or not is_share(scale) or both or neither:
-            raise InputError(f"budget={budget!r}, rank_scale={scale!r}; allowed: one of them above 0 and up to 1")
+        sizes = {name: getattr(self, name) for name in ("budget", "rank_scale", "error")}
+        said = {name: value for name, value in sizes.items() if not (is_share(value) and value == 0)}
+        wrong, enough = not all(map(is_share, said.values())), len(said) == 1 or self.budgets or self.ranks
+        if wrong or len(said) > 1 or not enough:
+            shown = ", ".join(f"{name}={value!r}" for name, value in (said or sizes).items())
+            raise InputError(f"{shown}; allowed: one of budget, rank_scale and error above 0 and up to 1")
+        if self.allocation == "error" and self.rank_scale:
+            raise InputError(f"allocation='error', rank_scale={self.rank_scale!r}; allowed: allocation='even'")
         for name, given in (("budgets", self.budgets), ("ranks", self.ranks)):
             if not isinstance(given, Mapping):
                 raise InputError(f"{name}={given!r}; allowed: a dict with a pattern of names for each")
@@ -35,18 +49,25 @@ class Sizes:
             if not is_share(share) or not share:
                 raise InputError(f"budgets={{{pattern!r}: {share!r}}}; allowed: numbers above 0 and up to 1")
 
-    def layouts(self, names: Sequence[list[str]], foldings: Sequence[Folding]) -> list[Layout | None]:
-        """The layout of each weight, given the names of its layers; None if it is left."""
+    def layouts(
+        self, names: Sequence[list[str]], weights: Sequence[Tensor], foldings: Sequence[Sequence[Folding]]
+    ) -> list[Layout | None]:
+        """The layout of each weight [O, I], given the names of its layers and its foldings; None if it is left.
+
+        Of several foldings the first is the usual one; allocation by the error may take another.
+        """
         found: dict[int, Layout] = {}
         for pattern, ranks in self.ranks.items():
             for k in self.open(names, found, "ranks", pattern):
-                found[k] = Layout(self.decomp, foldings[k], self.checked_ranks(foldings[k], ranks))
+                found[k] = Layout(self.decomp, foldings[k][0], self.checked_ranks(foldings[k][0], ranks))
         for pattern, share in self.budgets.items():
             indices = self.open(names, found, "budgets", pattern)
-            found |= zip(indices, self.within([foldings[k] for k in indices], share), strict=True)
+            chosen = self.within([weights[k] for k in indices], [foldings[k] for k in indices], share)
+            found |= zip(indices, chosen, strict=True)
         rest = [k for k in range(len(names)) if k not in found]
-        if rest and (self.budget or self.rank_scale):
-            found |= zip(rest, self.within([foldings[k] for k in rest], self.budget), strict=True)
+        if rest and (self.budget or self.rank_scale or self.error):
+            chosen = self.within([weights[k] for k in rest], [foldings[k] for k in rest], self.budget)
+            found |= zip(rest, chosen, strict=True)
         return [found.get(k) for k in range(len(names))]
 
     def open(self, names: Sequence[list[str]], found: Mapping[int, Layout], argument: str, pattern: str) -> list[int]:
@@ -65,8 +86,27 @@ class Sizes:
             raise InputError(f"ranks={ranks!r}; {self.decomp} takes 1 to {largest} for modes {folding.modes}")
         return tuple(wanted)
 
-    def within(self, foldings: list[Folding], share: float) -> list[Layout]:
-        """As large as the share allows, or as the format is of use: never larger. Without a share by the rank scale."""
+    def within(
+        self, weights: list[Tensor], foldings: list[Sequence[Folding]], share: float
+    ) -> Sequence[Layout | None]:
+        """As large as the share allows, or as the format is of use: never larger. Else by rank scale or error."""
+        if share and self.allocation == "error":
+            return spend_budget(self.decomp, weights, foldings, share) if weights else []
+        if not share and self.error:
+            return self.as_near(weights, foldings)
+        return self.even([choices[0] for choices in foldings], share)
+
+    def as_near(self, weights: list[Tensor], foldings: list[Sequence[Folding]]) -> list[Layout | None]:
+        """The smallest within the error; None for a weight that nothing smaller comes so near to."""
+        found = meet_error(
+            self.decomp, weights, foldings, self.error, lambda k, layout: measure_fit(weights[k], layout)
+        )
+        layouts = list(tqdm(found, "fitting", len(weights), leave=False, delay=3, unit="layer"))
+        if not any(layouts):
+            raise InputError(f"error={self.error}: no {self.decomp} smaller than its weight comes so near to it")
+        return layouts
+
+    def even(self, foldings: list[Folding], share: float) -> list[Layout]:
         if not share:
             return solve(self.decomp, foldings, rank_scale=self.rank_scale, rank_rule=self.rank_rule)
         if foldings and self.rank_rule != "original":  # whose ranks end early: a budget far above them is a mistake

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .allocation import list_foldings
 from .errors import InputError
 from .formats import FORMATS, OR_YOUR_OWN, RANK_RULES, Folding, Layout, fold
 from .initial import approximate, draw, silence
 from .layers import Decomposed, decomposed_type, kernel_size
+from .original import decompose_draw
 from .parts import Part, Selectors, all_names, choose, copy_module, group_tied, run_example, survey
 from .sizes import Sizes
 
+ALLOCATIONS = ("", "error", "even")
 INITS = ("weights", "random", "decompose", "decompose_rescaled")
 
 
@@ -37,6 +40,8 @@ def decompose(
     dims: int = 3,
     budget: float = 0.0,
     rank_scale: float = 0.0,
+    error: float = 0.0,
+    allocation: str = "",
     rank_rule: str = "useful",
     init: str = "weights",
     skip: Selectors = (),
@@ -48,11 +53,14 @@ def decompose(
 ) -> nn.Module:
     """A copy of the module with its linear layers and convolutions held in a tensor format.
 
-    `budget` is the share of the replaced layers' weights, all together, that the decomposed ones may use;
-    `rank_scale` the share of the way to the largest useful ranks; one of the two is set. Before them, or in their
-    place, come `ranks` by hand, {"fc": (8, 8), "layer4.*": 16}, where one number stands for all ranks of a layer as
-    far as each is of use, and `budgets`, {"layer3.*": 0.1}, a share for the layers of each pattern together. A layer
-    follows the first pattern that names it; one that nothing names is left.
+    One of three says how small: `budget`, the share of the replaced layers' weights, all together, that the
+    decomposed ones may use; `error`, the relative error that no layer may exceed, each as small as it allows, and left
+    dense if nothing smaller does; `rank_scale`, the share of the way to the largest useful ranks. Before them, or in
+    their place, come `ranks` by hand, {"fc": (8, 8), "layer4.*": 16}, where one number stands for all ranks of a
+    layer as far as each is of use, and `budgets`, {"layer3.*": 0.1}, a share for the layers of each pattern together.
+    A layer follows the first pattern that names it; one that nothing names is left. `allocation` "error" spends a
+    budget over layers and ranks where the error of the approximation falls most, "even" by the `rank_rule`; unless
+    it is said, it is "error" if cores start at the module's weights.
 
     `init` "weights" starts at the best approximation of the module's weights, "random" at orthogonal cores of the
     same spread, "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread
@@ -64,15 +72,20 @@ def decompose(
 
     Raises InputError, one line that names the argument or the layer, if something of this cannot be.
     """
-    check(module, decomp, dims, rank_rule, init)
-    dims = int(dims)
-    sizes = Sizes(decomp, rank_rule, budget, rank_scale, budgets or {}, ranks or {})
+    check(module, decomp, dims, rank_rule, init, allocation)
+    if not allocation:
+        fitted = init == "weights" and rank_rule == "useful" and not any(each.is_meta for each in module.parameters())
+        allocation = "error" if fitted and not rank_scale else "even"
+    sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, budgets or {}, ranks or {})
     sizes.check()
     net = copy_module(module)
     groups = group_tied(choose(net, only, skip))
+    if (error or allocation == "error") and any(group[0].module.weight.is_meta for group in groups):
+        raise InputError("module: its weights are on the meta device; allowed there: allocation='even', and no error")
     with one_line():
-        foldings = [folding_of(group, dims, rank_rule) for group in groups]
-        layouts = sizes.layouts([all_names(group) for group in groups], foldings)
+        weights = [weight_matrix(group) for group in groups]
+        foldings = [foldings_of(group, decomp, int(dims), rank_rule, allocation) for group in groups]
+        layouts = sizes.layouts([all_names(group) for group in groups], weights, foldings)
         for group, layout in zip(groups, layouts, strict=True):
             if layout:
                 hold_tied(group, layout, init, contraction)
@@ -90,27 +103,34 @@ def one_line() -> Iterator[None]:
         raise InputError(str(error)) from None
 
 
-def check(module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str) -> None:
+def check(module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str, allocation: str) -> None:
     if not isinstance(module, nn.Module):
         raise InputError(f"module={type(module).__name__}; allowed: a torch.nn.Module")
     for name, value, allowed in (
         ("decomp", decomp, FORMATS),
         ("rank_rule", rank_rule, RANK_RULES),
         ("init", init, INITS),
+        ("allocation", allocation, ALLOCATIONS),
     ):
         if not isinstance(value, str) or value not in allowed:
             more = OR_YOUR_OWN if name == "decomp" else ""
-            raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}{more}")
+            raise InputError(f"{name}={value!r}; allowed: {', '.join(filter(None, allowed))}{more}")
     if not isinstance(dims, Integral) or isinstance(dims, bool) or dims < 2:
         raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
 
 
-def folding_of(group: Sequence[Part], dims: int, rank_rule: str) -> Folding:
-    """How the weight of these layers is folded."""
+def weight_matrix(group: Sequence[Part]) -> Tensor:
+    """The weight of these layers, [O, I]."""
     layer = group[0].module
-    kernel = kernel_size(layer)
-    outputs, inputs = decomposed_type(layer).to_matrix(layer, layer.weight).shape
-    return fold(outputs, inputs // kernel, dims, kernel, rank_rule)
+    return decomposed_type(layer).to_matrix(layer, layer.weight.detach())
+
+
+def foldings_of(group: Sequence[Part], decomp: str, dims: int, rank_rule: str, allocation: str) -> list[Folding]:
+    """How the weight of these layers may be folded."""
+    kernel, (outputs, inputs) = kernel_size(group[0].module), weight_matrix(group).shape
+    if allocation == "error":
+        return list_foldings(decomp, outputs, inputs // kernel, dims, kernel)
+    return [fold(outputs, inputs // kernel, dims, kernel, rank_rule)]
 
 
 @torch.no_grad()
@@ -149,7 +169,7 @@ def start(layer: Decomposed, weight: Tensor, init: str) -> None:
             layer.error = approximate(layer, layer.to_matrix(layer, weight))
         else:
             dense = layer.to_matrix(layer, std * torch.randn(weight.shape))
-            layer.error = approximate(layer, dense, std if init == "decompose_rescaled" else None)
+            layer.error = approximate(layer, dense, std if init == "decompose_rescaled" else None, decompose_draw)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def build(config: Config, classes: int) -> nn.Module:
     if config.decomp in PLAIN:
         return net
     names = ("decomp", "dims", "budget", "rank_scale", "rank_rule", "init")
-    return decompose(net, skip=LEFT, **{name: getattr(config, name) for name in names})
+    return decompose(net, skip=LEFT, allocation="even", **{name: getattr(config, name) for name in names})
 
 
 def trained(

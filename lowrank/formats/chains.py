@@ -51,9 +51,12 @@ class TensorTrain(Format):
         return towards_the_cut(folding)
 
     def fit(self, weight, folding, ranks):
-        from .fits import fit_train
+        from .fits import fit_tt
 
-        return fit_train(weight.reshape(folding.modes), ranks, self.shapes(folding, ranks))
+        return fit_tt(weight.reshape(folding.modes), ranks)
+
+    def cuts(self, folding):
+        return [(range(k), (k - 1,)) for k in range(1, len(folding.modes))]
 
 
 class Ring(Format):
@@ -88,6 +91,11 @@ class Ring(Format):
 
     def splits(self, folding, ranks):
         return towards_the_cut(folding)
+
+    def fit(self, weight, folding, ranks):
+        from .als import fit_ring
+
+        return fit_ring(weight.reshape(folding.modes), ranks)
 
 
 class TuckerTT(TensorTrain):
@@ -144,9 +152,14 @@ class TuckerTT(TensorTrain):
         return [1] * len(folding.modes) + towards_the_cut(folding)
 
     def fit(self, weight, folding, ranks):
-        from .fits import fit_tucker_train
+        from .fits import fit_tucker_tt
 
-        return fit_tucker_train(weight.reshape(folding.modes), ranks, self.shapes(folding, ranks))
+        return fit_tucker_tt(weight.reshape(folding.modes), ranks)
+
+    def cuts(self, folding):
+        dims = len(folding.modes)
+        bonds = [(rows, (dims + bond,)) for rows, (bond,) in super().cuts(folding)]
+        return [((k,), (k,)) for k in range(dims)] + bonds
 
 
 # --- ranks

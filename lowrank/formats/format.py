@@ -111,3 +111,9 @@ class Format:
     def fit(self, weight: Tensor, folding: Folding, ranks: Sequence[int]) -> list[Tensor] | None:
         """Cores that make nearly `weight` [O, I]; None to look for them by L-BFGS from a random start."""
         return None
+
+    def cuts(self, folding: Folding) -> list[tuple[Sequence[int], Sequence[int]]]:
+        """Where ranks bound the rank of an unfolded weight: the modes that are its rows, the ranks whose product bounds
+        it. From its singular values a budget follows the error; [] if no unfolding tells what a rank is worth.
+        """
+        return []

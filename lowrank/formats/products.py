@@ -31,9 +31,12 @@ class Bottleneck(Format):
         return left, right
 
     def fit(self, weight, folding, ranks):
-        from .fits import fit_matrix
+        from .fits import fit_bottleneck
 
-        return fit_matrix(weight, ranks[0])
+        return fit_bottleneck(weight, ranks)
+
+    def cuts(self, folding):
+        return [(range(folding.rows), (0,))]
 
 
 class CP(Format):
@@ -61,9 +64,9 @@ class CP(Format):
         return left, right.T  # [O, R], [R, I]
 
     def fit(self, weight, folding, ranks):
-        from .fits import fit_cp
+        from .als import fit_cp
 
-        return fit_cp(weight.reshape(folding.modes), ranks[0])
+        return fit_cp(weight.reshape(folding.modes), ranks)
 
 
 class Tucker(Format):
@@ -109,7 +112,10 @@ class Tucker(Format):
     def fit(self, weight, folding, ranks):
         from .fits import fit_tucker
 
-        return fit_tucker(weight.reshape(folding.modes), ranks, self.shapes(folding, ranks))
+        return fit_tucker(weight.reshape(folding.modes), ranks)
+
+    def cuts(self, folding):
+        return [((k,), (k,)) for k in range(len(folding.modes))]
 
 
 def running_products(sizes: Sequence[int]) -> int:
