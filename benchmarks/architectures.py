@@ -28,6 +28,7 @@ import lowrank
 from lowrank.layers import Decomposed
 from lowrank.parts import run_example
 
+PACKAGES = ("torch", "torchvision", "timm", "transformers")
 SETTING = {"decomp": "bottleneck", "rank_scale": 0.05, "init": "random"}
 CLASSIFIERS = [
     "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
@@ -159,21 +160,28 @@ def tested(make: Callable[[], tuple[nn.Module, Any]]) -> dict[str, Any]:
     }
 
 
+def went_through(table: pd.DataFrame) -> pd.Series:
+    """Whether all that is asked of a network holds."""
+    return table.same_shape.eq(True) & (table.densify_apart < 1e-2) & table.unmoved.eq("") & table.all_listed.eq(True)
+
+
+def row_of(name: str, make: Callable[[], tuple[nn.Module, Any]]) -> dict[str, Any]:
+    try:
+        row = {"network": name, "fault": ""} | tested(make)
+    except Exception as error:  # which the row tells
+        row = {"network": name, "fault": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+    print({key: value for key, value in row.items() if value != ""}, flush=True)
+    return row
+
+
 def main(part: str = "") -> None:
-    rows = []
-    warnings.simplefilter("ignore")
-    for name, make in architectures().items():
-        if part in name:
-            try:
-                row = {"network": name, "fault": ""} | tested(make)
-            except Exception as error:  # a row that says so
-                row = {"network": name, "fault": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
-            rows.append(row)
-            print({key: value for key, value in row.items() if value != ""}, flush=True)
-    table = pd.DataFrame(rows)
-    good = table.same_shape.eq(True) & (table.densify_apart < 1e-2) & table.unmoved.eq("") & table.all_listed.eq(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = pd.DataFrame([row_of(name, make) for name, make in architectures().items() if part in name])
+    good = went_through(table)
     print(f"{machine()}: {good.sum()} of {len(table)} go through whole; not: {', '.join(table.network[~good])}")
-    store(table, "architectures", ("torch", "torchvision", "timm", "transformers"), **SETTING)
+    if not part:
+        store(table, "architectures", PACKAGES, **SETTING)
 
 
 if __name__ == "__main__":

@@ -291,11 +291,14 @@ SUPPORTED: dict[type | str, type[Decomposed]] = {
 }
 
 
-def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:
-    """Let `decompose` replace layers of exactly this type, a subclass of nn.Linear for one, by `decomposed`.
+COMPUTES = {"forward", "_conv_forward", "_output_padding", "__call__", "_call_impl", "__getattr__", "weight", "bias"}
 
-    A layer of the type must hold a parameter `weight` and compute what `decomposed` does. Raises InputError where
-    one of the two is not such a type.
+
+def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:
+    """Let `decompose` replace layers of this type, a subclass of nn.Linear with its own forward for one.
+
+    A layer of the type must hold a parameter `weight` and compute what its replacement does. Raises InputError if one
+    of the two is not such a type.
     """
     for name, value, base in (("kind", kind, nn.Module), ("decomposed", decomposed, Decomposed)):
         if not (isinstance(value, type) and issubclass(value, base)):
@@ -304,9 +307,13 @@ def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:
 
 
 def decomposed_type(layer: nn.Module) -> type[Decomposed] | None:
-    """What replaces a layer of this type; None if nothing does."""
-    kind = type(layer)
-    return SUPPORTED.get(kind) or SUPPORTED.get(f"{kind.__module__}.{kind.__qualname__}")
+    """What replaces a layer of this type, or of a subclass that computes nothing in a way of its own; else None."""
+    for kind in type(layer).__mro__:
+        if found := SUPPORTED.get(kind) or SUPPORTED.get(f"{kind.__module__}.{kind.__qualname__}"):
+            return found
+        if COMPUTES & vars(kind).keys():
+            return None
+    return None
 
 
 def kernel_size(layer: nn.Module) -> int:

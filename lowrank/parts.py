@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize, prune
+from torch.utils._pytree import tree_leaves
 
 from .errors import InputError
 from .layers import Decomposed, decomposed_type
@@ -99,7 +100,7 @@ def why_left(module: nn.Module) -> str:
     if decomposed_type(module) is None:
         if isinstance(module, LAYERS):
             known = f"lowrank.layers.support({kind.__name__}, ...) says what it is like"
-            return f"{kind.__module__}.{kind.__qualname__}, whose forward may be its own: {known}"
+            return f"{kind.__module__}.{kind.__qualname__}, which computes in a way of its own: {known}"
         return kind.__name__
     if module._parameters.get("weight") is None:
         hooks = module._forward_pre_hooks.values()
@@ -240,7 +241,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """A deep copy; a weight that the older weight_norm or pruning left on a layer is copied without its history."""
-    made = [each for one in module.modules() for each in vars(one).values() if isinstance(each, Tensor)]
-    memo = {id(each): each.detach().clone() for each in made if not each.is_leaf}
+    """A deep copy; what modules keep of a forward pass, as pruning keeps its weight, is copied without its history."""
+    kept = [each for one in module.modules() for each in tree_leaves(list(vars(one).values()))]
+    memo = {id(each): each.detach().clone() for each in kept if isinstance(each, Tensor) and not each.is_leaf}
     return copy.deepcopy(module, memo)

@@ -177,3 +177,23 @@ def test_whole_runs_steps_and_trials_are_measured(results, monkeypatch, capsys, 
     assert list(trials.way) == ["2018", "lowrank, 1 at once"]
     assert (trials["trials an hour"] > 0).all() and trials["over 2018"][0] == 1
     assert "trials an hour" in capsys.readouterr().out
+
+
+# --- architectures
+
+
+def test_a_table_of_architectures_says_which_go_through(results, monkeypatch, capsys):
+    bench = import_module("architectures")
+
+    def lost():
+        """A network that cannot run."""
+        return torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(3, 4)), torch.randn(2, 8)
+
+    made = {name: make for name, make in bench.architectures().items() if name.endswith("squeezenet1_1")}
+    monkeypatch.setattr(bench, "architectures", lambda: made | {"lost": lost})
+    monkeypatch.setattr(bench, "PACKAGES", ("torch", "torchvision"))
+    bench.main()
+    table = pd.read_csv(next(results.glob("architectures-*.csv")), dtype={"unmoved": str}).fillna({"unmoved": ""})
+    assert bench.went_through(table).tolist() == [True, False]
+    assert table.decomposed[0] == 26 and table.kept[0] < 0.2 and "shapes cannot be multiplied" in table.fault[1]
+    assert "1 of 2 go through whole; not: lost" in capsys.readouterr().out

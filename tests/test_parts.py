@@ -57,7 +57,10 @@ LEFT = {  # what is made, and the reason that stands in the warning, the error a
     "weight_norm": (lambda: weight_norm(nn.Linear(8, 8)), "made anew at each call by WeightNorm"),
     "spectral_norm": (lambda: spectral_norm(nn.Linear(8, 8)), "made anew at each call by SpectralNorm"),
     "prune": (lambda: prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.5), "made anew at each call by pruning"),
-    "a LoRA layer": (lambda: LoRA(8, 8), r"LoRA, whose forward may be its own: lowrank.layers.support\(LoRA, ...\)"),
+    "a LoRA layer": (
+        lambda: LoRA(8, 8),
+        r"LoRA, which computes in a way of its own: lowrank.layers.support\(LoRA, ...\)",
+    ),
     "another forward": (lambda: replaced(nn.Linear(8, 8)), "its forward was replaced"),
     "a grouped convolution": (lambda: nn.Conv1d(8, 8, 1, groups=4), "grouped"),
     "complex": (lambda: nn.Linear(8, 8, dtype=torch.complex64), "of torch.complex64"),
@@ -121,10 +124,11 @@ def test_many_of_one_reason_are_shortened():
 
 def test_a_type_whose_forward_is_known_can_be_registered():
     class Mine(nn.Linear):
-        """Another name for a linear layer."""
+        def forward(self, x):
+            return super().forward(x)
 
     plain = nn.Sequential(Mine(12, 8))
-    with pytest.raises(InputError, match="Mine, whose forward may be its own"):
+    with pytest.raises(InputError, match="Mine, which computes in a way of its own"):
         decompose(plain, rank_scale=0.5)
     support(Mine, DecomposedLinear)
     try:
@@ -136,6 +140,29 @@ def test_a_type_whose_forward_is_known_can_be_registered():
         del SUPPORTED[Mine]
     with pytest.raises(InputError, match="decomposed=<class .*Linear'>; allowed: a subclass of Decomposed"):
         support(Mine, nn.Linear)
+
+
+def test_a_subclass_that_computes_as_its_base_does_is_known():
+    class Named(nn.Conv3d):
+        """As torchvision's Conv3DSimple."""
+
+        def __init__(self, planes):
+            super().__init__(3, planes, 1)
+
+        @staticmethod
+        def stride_of(stride):
+            return stride
+
+    plain, x = Named(8), torch.randn(2, 3, 4, 4, 4)
+    net = decompose(plain, dims=2, rank_scale=1)
+    assert type(densify(net)) is Named and isinstance(net, Decomposed)
+    torch.testing.assert_close(net(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_module_keeps_of_a_forward_pass_does_not_stop_it():
+    plain = nn.Sequential(nn.Linear(4, 4))
+    plain.cache = {"cpu": plain[0](torch.randn(2, 4))}
+    assert decomposed(decompose(plain, rank_scale=0.5)) == ["0"]
 
 
 # --- tied weights
