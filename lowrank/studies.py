@@ -23,7 +23,6 @@ SCALES: dict[str, dict[str, Any]] = {
     "gpu": {"dataset": "cifar10", "width": 64, "epochs": 24, "precision": "bfloat16"},
 }
 SEEDS = {"smoke": 2, "cpu": 3, "gpu": 5}
-SECONDS = {"smoke": 2, "cpu": 80, "gpu": 20}  # a run, until some have been timed
 DIMS = {"smoke": [2, 3], "cpu": [2, 3, 4, 6], "gpu": [2, 3, 4, 5, 6, 7, 8, 9]}
 BUDGETS = {"smoke": [0.1, 0.5], "cpu": [0.05, 0.1, 0.25], "gpu": [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0]}
 PRECISIONS = {"smoke": ["float32"], "cpu": ["float32", "bfloat16"], "gpu": ["float32", "bfloat16", "float16"]}

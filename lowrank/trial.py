@@ -22,7 +22,7 @@ from .data import Data
 from .data import load as load_data
 from .layers import FACTORS, Contract, dense, separable
 from .network import IMAGE, cifar_network, decompose
-from .progress import Progress
+from .progress import RunProgress
 from .results import FINAL, Record, claim, store, write
 from .results import record as stored
 from .summary import summary
@@ -102,7 +102,7 @@ def trained(
     )
     if data.train_images.device.type == "cpu" and not native.library():
         log("no C++ compiler with OpenMP (c++, or $CXX): batch norm, pool and ReLU run one after the other")
-    progress = Progress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
+    progress = RunProgress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
 
     def keep(state: State) -> None:
         progress.epoch(state.history[-1], config.epochs)

@@ -15,10 +15,11 @@ import pytest
 
 from lowrank.cluster import check_address
 from lowrank.config import ROOT, Config, InputError
+from lowrank.engine import attempt
 from lowrank.plan import status
 from lowrank.results import FINAL, claim, named, record, store
 from lowrank.studies import grid
-from lowrank.sweep import attempt, sweep
+from lowrank.sweep import sweep
 from lowrank.trial import revision
 
 HERE = Path(__file__).resolve().parent
