@@ -79,7 +79,7 @@ def ask(worker: subprocess.Popen, steps: int) -> tuple[float, float]:
 def turns(network: str, rounds: int, busy: bool) -> pd.DataFrame:
     """A row a turn: way, seconds of a step, share of the cores that others used."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, __file__, json.dumps(NETWORKS[network])]
+    command = [sys.executable, str(Path(__file__)), json.dumps(NETWORKS[network])]
     workers = {way: subprocess.Popen(command, env={**os.environ, **values}, **pipes) for way, values in WAYS.items()}
     steps = {way: max(2, round(TURN / min(ask(worker, 3)[0] for _ in range(4)))) for way, worker in workers.items()}
     hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(THREADS if busy else 0)]

@@ -33,7 +33,7 @@ from .results import FINAL, claim, collect, store
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
 REFRESH = 10  # seconds between two pictures of the state
 LOOK = 0.1  # seconds between two looks for an interrupt
-ENDING = 2  # seconds that an interrupted sweep waits for Dask to end; its workers are killed before that
+ENDING = 1  # seconds that an interrupted sweep waits for Dask to end; its workers are killed before that
 LONGEST = 10**6  # minutes of a timeout
 
 
@@ -77,7 +77,7 @@ class Interrupts:
         self.raising, self.pressed, self.since = True, False, 0.0
 
     def note(self, number: int, frame: Any) -> None:
-        late = self.pressed and time.monotonic() - self.since > 2 * ENDING
+        late = self.pressed and time.monotonic() - self.since > 5 * ENDING
         if not self.pressed:
             self.pressed, self.since = True, time.monotonic()
         if self.raising or late:
@@ -124,11 +124,17 @@ def received(
     raise KeyboardInterrupt
 
 
-def run_missing(engine: Engine, interrupts: Interrupts, log: Callable[[str], None], show: Callable[[], None]) -> None:
+def run_missing(
+    engine: Engine,
+    interrupts: Interrupts,
+    work: dict[str, float],
+    log: Callable[[str], None],
+    show: Callable[[], None],
+) -> None:
     """Stores the missing runs as they end, and shows the progress; ends the engine, whatever happens."""
     engine.start()
     try:
-        with closing(SweepProgress(work_of(engine.missing), log)) as progress:
+        with closing(SweepProgress(work, log)) as progress:
             shown = time.monotonic()
             for run, outcome in received(engine, interrupts, log, lambda: progress.tick(engine.workers)):
                 progress.add(run, keep(engine.missing[run], run, outcome))
@@ -181,15 +187,16 @@ def sweep(
                 check_address(scheduler, insecure)
             places = [] if scheduler else slots(slots_per_gpu, workers)
             configs = identified(planned(study, scale, seeds, runs=runs, **overrides))
+            missing = {run: config for run, config in configs.items() if not finished(config, run)}
+            work = work_of(missing)
             interrupts.raising = False
             folder = Config(runs=runs).folder
-            missing = {run: config for run, config in configs.items() if not finished(config, run)}
             check_space(folder, len(missing))
             log(announce(study, scale, configs, missing))
             if missing:
                 log(f"records: {relative(folder)}")
                 engine = Engine(partial(connected, scheduler, places), trial, missing, timeout)
-                run_missing(engine, interrupts, log, lambda: show and show(rows_of(configs, folder)))
+                run_missing(engine, interrupts, work, log, lambda: show and show(rows_of(configs, folder)))
             return rows_of(configs, folder)
         except KeyboardInterrupt:
             interrupts.raising = False
