@@ -18,6 +18,7 @@ from .studies import SCALES, SEEDS, STUDIES, each
 from .table import results
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
+NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
 OWN = ["study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout"]
 
 
@@ -105,7 +106,7 @@ def announce(study: Study, scale: str, configs: dict[str, Config], missing: dict
     done = [record(config.folder, run) for run, config in configs.items() if run not in missing]
     here = revision() if done else ""
     other = sum(found.get("revision") != here for found in done)
-    name = f"{study}, {scale}" if isinstance(study, str) else "own grid"
+    name = f"{study}, {NAMES.get(scale, scale)}" if isinstance(study, str) else "own grid"
     note = f" ({other} by another revision of the code)" if other else ""
     return f"{name}: {len(configs)} runs, {len(done)} done{note}, {len(missing)} to train"
 
