@@ -1,5 +1,6 @@
 """How accurate a small convolutional network stays when its weights are held as a tensor decomposition."""
 
+from . import threads  # noqa: F401, first: before torch is imported
 from .config import Config, InputError
 from .formats import Format
 from .formats.own import register

@@ -6,7 +6,6 @@ notebooks/train.ipynb, where `papermill --help-notebook` shows it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import html
 import json
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, refuse_unknown
 from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
 
 DECOMPS = ChainMap(FORMATS, dict.fromkeys(PLAIN))  # by name: the plain ones, then every format, those of one's own last
@@ -211,12 +210,7 @@ class Config:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Config:
         """A Config from named values; raises InputError at a name that is no parameter, with the nearest that is."""
-        names = [each.name for each in fields(cls)]
-        for name in values:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}"
-                raise InputError(f"{name}={values[name]!r}: there is no such parameter; {hint}")
+        refuse_unknown(values, [each.name for each in fields(cls)])
         return cls(**values)
 
     def run(self, data: str) -> str:

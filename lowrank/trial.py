@@ -25,7 +25,7 @@ from .files import claim
 from .fingerprint import code_fingerprint
 from .layers import dense, separable
 from .network import IMAGE, cifar_network
-from .progress import Progress
+from .progress import RunProgress
 from .results import FINAL, Record, store
 from .results import record as stored
 from .summary import summary
@@ -115,7 +115,7 @@ def trained(
         log(f"batch_size={config.batch_size}: only {images:,} training images, each step takes all of them")
     if data.train_images.device.type == "cpu" and (reason := native.reason()):
         log(f"{reason}: batch norm, pool and ReLU run one after the other")
-    progress = Progress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
+    progress = RunProgress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
 
     def keep(state: State) -> None:
         progress.epoch(state.history[-1], config.epochs)
