@@ -1,11 +1,11 @@
-"""Do the networks that people use go through `decompose`, whole? Some seventy of torchvision, timm and transformers.
+"""Do the networks that people use go through `decompose`, whole? Those of torchvision, timm and transformers.
 
 Each is built at random from its own code (no weights are downloaded) and decomposed into bottlenecks of a twentieth of
 the useful ranks. Four things are asked: has its output the shape of the dense one's, does `densify` agree, does a step
 of SGD move every parameter that it moves in the dense network, and does the summary give a reason for all that is left?
 
     pip install timm transformers
-    python benchmarks/architectures.py [part of a name]          (some ten minutes of one core)
+    python benchmarks/architectures.py [part of a name]          (79 networks: some ten minutes of one core)
 
 prints a row for each as it ends and writes benchmarks/results/architectures-<machine>.csv.
 """
@@ -13,7 +13,6 @@ prints a row for each as it ends and writes benchmarks/results/architectures-<ma
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -135,9 +134,7 @@ def tested(make: Callable[[], tuple[nn.Module, Any]]) -> dict[str, Any]:
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     before = [each.shape for each in outputs(net, example)]
-    start = time.perf_counter()
     small = lowrank.decompose(net, **SETTING)
-    seconds = time.perf_counter() - start
     with torch.no_grad():
         ours, theirs = outputs(small, example), outputs(lowrank.densify(small), example)
     apart = max((a - b).abs().max().item() / max(b.abs().max().item(), 1e-30) for a, b in zip(ours, theirs, strict=True)
@@ -156,7 +153,6 @@ def tested(make: Callable[[], tuple[nn.Module, Any]]) -> dict[str, Any]:
         "unmoved": " ".join(sorted(lost)),
         "all_listed": listed == sum(weights.values()) and bool(left.left.str.len().gt(0).all()),
         "left": ", ".join(sorted({reason.partition(",")[0] for reason in left.left if reason})),
-        "seconds": seconds,
     }
 
 
