@@ -16,6 +16,7 @@ from .inference import Groups, combine, group_runs
 SIZES = ("parameters", "multiply_adds")
 NETWORK = ["decomp", "dims", "budget", "width"]  # what tells the networks of one training setting apart
 PLAIN = "separable"
+UNFOLDED = ("dense", "separable", "bottleneck")  # which ignore the number of modes that a record names
 
 
 def bracket(sizes: pd.Series, size: float) -> pd.Series | None:
@@ -34,8 +35,9 @@ def against_narrow(table: pd.DataFrame, looks: int = 1) -> pd.DataFrame:
     `table` holds runs of plain separable networks of two widths or more beside decomposed ones, of one training
     setting. The index has `decomp`, `dims`, `budget`, `width` (of the parent) and `at` ("parameters" or
     "multiply_adds"); the columns are those of `inference.combine`, with intervals simultaneous over all rows, and
-    `ratio`: multiply-adds (at equal parameters) or parameters (at equal multiply-adds) over those of the narrow network.
+    `ratio`: multiply-adds (parameters, at equal multiply-adds) over those of the narrow network.
     """
+    table = table.assign(dims=table.dims.mask(table.decomp.isin(UNFOLDED), 0))
     groups = group_runs(table, NETWORK, check=["budget"], looks=looks)
     sizes = table.groupby(NETWORK)[list(SIZES)].first().loc[groups.rows.index]
     plain = sizes[sizes.index.get_level_values("decomp") == PLAIN]

@@ -64,14 +64,15 @@ def interaction(table: pd.DataFrame, one: str, other: str, value: str = "test_ac
 # --- the test set's own share
 
 
-def right_answers(correct: str, images: int = 10_000) -> np.ndarray | None:
-    """Which test images a run knew, bool [images], from the `correct` of its record; None if that is empty."""
-    if not correct:
+def right_answers(correct: str, accuracy: float) -> np.ndarray | None:
+    """Which test images a run knew, bool [images], from `correct` and `test_accuracy` of its record; None if empty."""
+    if not correct or not accuracy > 0:
         return None
-    return np.unpackbits(np.frombuffer(base64.b64decode(correct), np.uint8), count=images).astype(bool)
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(correct), np.uint8))
+    return bits[: round(bits.sum() / accuracy)].astype(bool)  # without the padding to whole bytes
 
 
-def test_error(one: np.ndarray, other: np.ndarray) -> float:
+def error_of_test_set(one: np.ndarray, other: np.ndarray) -> float:
     """The standard error that the choice of test images adds to a difference in accuracy, paired over the images.
 
     `one` and `other` are right answers of the runs of two settings, bool [runs, images]. What seeds add to the
