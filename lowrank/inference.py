@@ -26,7 +26,7 @@ from scipy import optimize, stats
 CONFIDENCE = 0.95
 POWER = 0.8
 MARGIN = 0.01  # 1 point of accuracy: what is no difference in practice
-UNEQUAL = 0.01  # below this p-value of Levene's test a common spread is given up
+UNEQUAL = 0.05  # below this p-value of Levene's test a common spread is given up
 DRAWS = 2**16  # the confidence of a simulated quantile is exact to 0.1%
 
 
@@ -49,14 +49,17 @@ class Spread(NamedTuple):
         if not self.df:
             return "one seed a setting: no spread, no intervals"
         if not self.common:
-            return f"spreads differ between settings (Levene p = {self.levene:.2g}): each setting has its own"
+            return f"spreads that differ (Levene p = {self.levene:.2g}) and are not pooled"
         equal = f"Levene p = {self.levene:.2f}" if self.levene == self.levene else "too few runs for Levene's test"
         return f"pooled SD {100 * self.sd:.2f} points with {self.df} degrees of freedom ({equal})"
 
 
 @dataclass(frozen=True)
 class Groups:
-    """A value of every setting over its seeds: `rows` has `mean`, `sd` and `n`, a row a setting."""
+    """A value of every setting over its seeds, a row a setting: `mean`, `n`, and `level`, `sd`, `df`.
+
+    If the spread is not common these are the level that has a spread of its own, its pooled SD and degrees of freedom.
+    """
 
     rows: pd.DataFrame
     spread: Spread
@@ -74,12 +77,19 @@ def group_runs(
 ) -> Groups:
     """Means over seeds of the settings that `by` tells apart, with their common spread.
 
-    Levene's test compares the spreads between the levels of the columns `check`, or of `by` if there are none. Runs
-    in which the value was not measured, because they diverged, are left out.
+    Levene's test compares the spreads between the levels of the columns `check`, which are some of `by`: all of them
+    if there are none. If it finds them unequal each level keeps a spread of its own. Runs in which the value was not
+    measured, because they diverged, are left out.
     """
     table = table.dropna(subset=value)
-    rows = table.groupby(list(by), sort=True)[value].agg(mean="mean", sd="std", n="size")
-    rows.index = pd.MultiIndex.from_frame(rows.index.to_frame(index=False))  # of one level, too
+    rows = table.groupby(list(by), sort=True)[value].agg(["mean", "var", "size"]).reset_index()
+    levels = rows.groupby(list(check or by), sort=True)
+    df = rows["size"] - 1
+    rows = rows.assign(n=rows["size"], level=levels.ngroup(), df=df, squares=rows["var"].fillna(0) * df)
+    pooled = rows.groupby("level")[["squares", "df"]].transform("sum")
+    rows = rows.assign(df=pooled.df, sd=np.sqrt(pooled.squares / pooled.df.where(pooled.df > 0)))
+    index = pd.MultiIndex.from_frame(rows[list(by)])  # of one level, too
+    rows = rows[["mean", "n", "level", "sd", "df"]].set_axis(index)
     return Groups(rows, pool_spread(table, by, value, check), value, looks)
 
 
@@ -144,7 +154,7 @@ def combine(groups: Groups, weights: pd.DataFrame) -> pd.DataFrame:
 
     `weights` has a row a combination and a column a setting of `groups`. Returns for each row `mean`, `low`, `high`,
     `n` (the fewest seeds of a setting in it), `se`, `visible` (the smallest difference seen with 80% power), `value`.
-    If the spreads differ each setting keeps its own: Welch's t with Satterthwaite's degrees of freedom, Sidak's level.
+    If the spreads differ each level keeps its own: Welch's t with Satterthwaite's degrees of freedom, Sidak's level.
     """
     w, rows = weights.to_numpy(float), groups.rows.loc[list(weights.columns)]
     n, mean = rows.n.to_numpy(), w @ rows["mean"].to_numpy()
@@ -152,17 +162,23 @@ def combine(groups: Groups, weights: pd.DataFrame) -> pd.DataFrame:
         se, df = groups.spread.sd * np.sqrt(w**2 @ (1 / n)), np.full(len(w), groups.spread.df)
         critical = np.full(len(w), critical_value(w / np.sqrt(n), groups.spread.df, groups.confidence))
     else:
-        parts = w**2 * (rows.sd.to_numpy() ** 2 / n)  # NaN if a setting has one seed
-        parts[w == 0] = 0
-        squares = np.divide(parts**2, n - 1, out=np.zeros_like(parts), where=n > 1).sum(axis=1)
-        se = np.sqrt(parts.sum(axis=1))
-        df = np.divide(se**4, squares, out=np.ones_like(se), where=squares > 0)
+        levels = rows.level.to_numpy()[:, None] == rows.level.unique()
+        own = rows.groupby("level", sort=False)[["sd", "df"]].first().fillna({"sd": 1}).to_numpy().T
+        parts = (w**2 / n) @ levels * own[0] ** 2  # [combinations, levels]: variances
+        se, df = np.sqrt(parts.sum(axis=1)), satterthwaite(parts, own[1])
         critical = stats.t.ppf((1 + groups.confidence ** (1 / max(len(w), 1))) / 2, df)
     index = weights.index if weights.index.nlevels > 1 else weights.index.get_level_values(0)
     fewest = [int(n[row != 0].min()) for row in w]
     columns = {"mean": mean, "low": mean - critical * se, "high": mean + critical * se, "n": fewest, "se": se}
     visible = [size * visible_difference(c, d) for size, c, d in zip(se, critical, df, strict=True)]
     return pd.DataFrame(columns | {"visible": visible, "value": groups.value}, index=index)
+
+
+def satterthwaite(parts: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Degrees of freedom of sums of variances, [combinations, levels]; NaN if one of them is not known."""
+    unknown = ((parts > 0) & (df == 0)).any(axis=1)
+    found = parts.sum(axis=1) ** 2 / np.maximum((parts**2 / np.maximum(df, 1)).sum(axis=1), 1e-300)
+    return np.where(unknown, np.nan, found)
 
 
 def critical_value(loadings: np.ndarray, df: int, confidence: float = CONFIDENCE) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .inference import Groups, combine, group_runs
+from .inference import combine, group_runs
 
 SIZES = ("parameters", "multiply_adds")
 NETWORK = ["decomp", "dims", "budget", "width"]  # what tells the networks of one training setting apart
@@ -19,14 +19,16 @@ PLAIN = "separable"
 UNFOLDED = ("dense", "separable", "bottleneck")  # which ignore the number of modes that a record names
 
 
-def bracket(sizes: pd.Series, size: float) -> pd.Series | None:
-    """How much of each plain network makes one of this size: weights of the two neighbours; None beyond the curve."""
-    logs, own = np.log(sizes.sort_values()), np.log(size)
-    if not logs.iloc[0] <= own <= logs.iloc[-1]:
-        return None
-    upper = max(1, int(np.searchsorted(logs, own)))
-    share = (own - logs.iloc[upper - 1]) / (logs.iloc[upper] - logs.iloc[upper - 1])
-    return pd.Series([1 - share, share], logs.index[upper - 1 : upper + 1])
+def bracket(plain: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """How much of each plain network makes one of each size, [sizes, plain]: its two neighbours; NaN beyond them."""
+    order = np.argsort(plain)
+    logs, own = np.log(plain[order]), np.log(sizes)
+    upper = np.clip(np.searchsorted(logs, own), 1, len(logs) - 1)
+    share = (own - logs[upper - 1]) / (logs[upper] - logs[upper - 1])
+    weights, rows = np.zeros((len(sizes), len(plain))), np.arange(len(sizes))
+    weights[rows, order[upper - 1]], weights[rows, order[upper]] = 1 - share, share
+    weights[(own < logs[0]) | (own > logs[-1])] = np.nan
+    return weights
 
 
 def against_narrow(table: pd.DataFrame, looks: int = 1) -> pd.DataFrame:
@@ -40,29 +42,33 @@ def against_narrow(table: pd.DataFrame, looks: int = 1) -> pd.DataFrame:
     table = table.assign(dims=table.dims.mask(table.decomp.isin(UNFOLDED), 0))
     groups = group_runs(table, NETWORK, check=["budget"], looks=looks)
     sizes = table.groupby(NETWORK)[list(SIZES)].first().loc[groups.rows.index]
-    plain = sizes[sizes.index.get_level_values("decomp") == PLAIN]
-    rows, ratios = {}, {}
-    for key, own in sizes[~sizes.index.get_level_values("decomp").isin([PLAIN, "dense"])].iterrows():
-        for at, other in zip(SIZES, SIZES[::-1], strict=True):
-            parts = bracket(plain[at], own[at]) if len(plain) > 1 else None
-            if parts is not None:
-                rows[(*key, at)] = -parts.reindex(sizes.index, fill_value=0.0)
-                rows[(*key, at)][key] = 1.0
-                ratios[(*key, at)] = own[other] / np.exp(np.log(plain[other][parts.index]) @ parts)
-    index = pd.MultiIndex.from_tuples(list(rows), names=[*NETWORK, "at"]) if rows else sizes.index[:0]
-    weights = pd.DataFrame([row.to_numpy() for row in rows.values()], index, sizes.index, dtype=float)
-    return combine(groups, weights).assign(ratio=list(ratios.values()))
+    decomp = sizes.index.get_level_values("decomp")
+    plain, ours = np.flatnonzero(decomp == PLAIN), np.flatnonzero(~decomp.isin([PLAIN, "dense"]))
+    frames, matrices, ratios = [], [], []
+    for at, other in zip(SIZES, SIZES[::-1], strict=True) if len(plain) > 1 else ():
+        mixed = bracket(sizes[at].to_numpy()[plain], sizes[at].to_numpy()[ours])
+        weights = np.eye(len(sizes))[ours]
+        weights[:, plain] -= mixed
+        logs, inside = np.log(sizes[other].to_numpy()), ~np.isnan(mixed).any(axis=1)
+        matrices.append(weights[inside])
+        ratios.append(np.exp(logs[ours] - mixed @ logs[plain])[inside])
+        frames.append(sizes.index[ours][inside].to_frame(index=False).assign(at=at))
+    if not frames:
+        return combine(groups, pd.DataFrame(columns=sizes.index, dtype=float)).assign(ratio=[])
+    index = pd.MultiIndex.from_frame(pd.concat(frames))
+    found = combine(groups, pd.DataFrame(np.vstack(matrices), index, sizes.index))
+    return found.assign(ratio=np.concatenate(ratios)).sort_index(level=NETWORK, sort_remaining=False)
 
 
-def curvature(groups: Groups, sizes: pd.Series) -> float:
+def curvature(means: np.ndarray, sizes: np.ndarray) -> float:
     """By how much the straight line may miss: each inner width left out, interpolated from its neighbours, on average.
 
     Positive if the curve lies above the line. A gap that is left out is twice as wide: the line itself misses by
     about a quarter of this. NaN for fewer than three widths.
     """
-    order, means = sizes.sort_values().index, groups.rows["mean"]
+    order = np.argsort(sizes)
     missed = []
     for left, inner, right in zip(order, order[1:], order[2:], strict=False):
-        parts = bracket(sizes[[left, right]], sizes[inner])
-        missed.append(means[inner] - parts @ means[parts.index])
+        mixed = bracket(sizes[[left, right]], sizes[[inner]])[0]
+        missed.append(means[inner] - mixed @ means[[left, right]])
     return float(np.mean(missed)) if missed else np.nan

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -37,7 +38,7 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "sDvo^Ph*", strict=True))  # for print without colour
 OWN = ("#7B3294", "#8C510A", "#A50026")  # of decompositions of a user's own, which are circles
 APART = 0.011  # of the axis, between formats side by side around the mark of their budget
-FAINT = {"alpha": 0.35, "markersize": 5, "markeredgewidth": 0}
+FAINT = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 STYLE = {
     "figure.facecolor": "white",  # opaque: a dark page shows a white card
     "savefig.facecolor": "white",
@@ -74,15 +75,17 @@ def accuracy_against_parameters(
 ) -> Axes:
     """Test accuracy over `size` ("parameters" or "multiply_adds", log): a colour for each `by`, "decomp" or "dims".
 
-    Every run is a faint dot, every setting a mean with its interval. Plain networks lie at their own size; separable
-    ones of several widths are a curve. Decompositions of one budget stand side by side around its mark. `ax.dots` is a
-    list of (x, y, run), where each run is drawn, in data coordinates. Raises InputError as `points` does.
+    Every run is a faint dot, every setting a mean with its interval. Separable networks of several widths are a curve.
+    Dense ones, which are several times larger, stand on the right edge, and the legend names their size.
+    Decompositions of one budget stand side by side around its mark. `ax.dots` is a list of (x, y, run): where each
+    run is drawn, in data coordinates. Raises InputError as `points` does.
     """
-    ax = ax or plt.subplots()[1]
+    ax = ax or plt.subplots(figsize=(9, 5.2))[1]
     runs = table.dropna(subset="test_accuracy").assign(size=table[size])
     rows = points(runs.assign(parameters=table[size]), mixed=mixed).rename(columns={"parameters": "size"})
     ax.set_xscale("log")
-    ax.set_xlim(rows["size"].min() / 1.2, 1.2 * rows["size"].max())
+    near = rows["size"][(rows.decomp != "dense") | (rows.decomp == "dense").all()]
+    ax.set_xlim(near.min() / 1.2, 1.2 * near.max())
     ax.dots = []
     draw_plain(ax, runs, rows)
     runs, rows = (each[~each.decomp.isin(PLAIN)] for each in (runs, rows))
@@ -92,7 +95,8 @@ def accuracy_against_parameters(
         shift = step ** (k - (len(hues) - 1) / 2)
         parts = [stand_by_marks(each[each[by] == key], marks, shift) for each in (runs, rows)]
         draw_group(ax, *parts, colour, f"{key}" if by == "decomp" else f"{key} modes", MARKERS.get(key, "o"))
-    counted(ax.xaxis)
+    low, high = ax.get_xlim()
+    counted(ax.xaxis, **({"steps": (1, 2, 5)} if high > 10 * low else {}))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(xlabel=size.replace("_", "-"), ylabel="test accuracy")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -101,14 +105,17 @@ def accuracy_against_parameters(
 
 
 def draw_plain(ax: Axes, runs: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """The plain networks at their sizes, those of several widths joined by a line."""
+    """The plain networks at their sizes, several widths joined by a line, those beyond the axis on its edge."""
+    edge = ax.get_xlim()[1] / 1.02
     for decomp in [each for each in PLAIN if each in set(rows.decomp)]:
         group = rows[rows.decomp == decomp].sort_values("size")
         name = f"{decomp}, {EngFormatter(places=0, sep='')(group['size'].iloc[0])}"
         if group.width.nunique() > 1:
             ax.plot(group["size"], group["mean"], color=COLOURS[decomp], linewidth=1)
             name = f"{decomp}, width {span(group.width)}"
-        draw_group(ax, runs[runs.decomp == decomp], group, COLOURS[decomp], name, MARKERS[decomp])
+        name += ", beyond the edge" if (group["size"] > edge).any() else ""
+        drawn = [each.assign(size=each["size"].clip(upper=edge)) for each in (runs[runs.decomp == decomp], group)]
+        draw_group(ax, *drawn, COLOURS[decomp], name, MARKERS[decomp])
 
 
 def mark_budgets(ax: Axes, rows: pd.DataFrame, formats: int) -> tuple[dict[Any, float], float]:
@@ -121,10 +128,10 @@ def mark_budgets(ax: Axes, rows: pd.DataFrame, formats: int) -> tuple[dict[Any, 
     low, high = np.log(ax.get_xlim())
     gaps = np.diff(np.sort(np.log(list(marks.values()))))
     room = 0.6 * gaps.min() / max(formats - 1, 1) if len(gaps) else np.inf
-    for (_, budget), place in marks.items():
+    for k, ((_, budget), place) in enumerate(sorted(marks.items(), key=lambda mark: mark[1])):
         ax.axvline(place, color="#BBBBBB", linewidth=1, linestyle=":", zorder=0)
         where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "ha": "center"}
-        ax.annotate(f"{budget:.0%}", (place, 1), (0, 2), **where, fontsize=8.5, color="#777777")
+        ax.annotate(f"{budget:.0%}", (place, 1), (0, 2 + 9 * (k % 2)), **where, fontsize=8.5, color="#777777")
     return marks, float(np.exp(min(APART * (high - low), room)))
 
 
@@ -140,7 +147,7 @@ def draw_group(ax: Axes, runs: pd.DataFrame, rows: pd.DataFrame, colour: Any, la
     ids = runs["run"] if "run" in runs else [""] * len(runs)
     ax.dots += list(zip(runs["size"], runs.test_accuracy, ids, strict=True))
     errors = np.abs(rows[["low", "high"]].to_numpy() - rows[["mean"]].to_numpy()).T
-    look = {"markersize": 6, "elinewidth": 1.6, "capsize": 3}
+    look = {"markersize": 5.5, "elinewidth": 1.4, "capsize": 2}
     ax.errorbar(rows["size"], rows["mean"], errors, fmt=marker, color=colour, label=label, **look)
 
 
@@ -161,9 +168,10 @@ def counted(axis: Any, steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
 
 
 def note(ax: Axes, text: str) -> None:
-    """A caption under the axes."""
+    """A caption under the axes, in lines that are no wider than they are."""
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
-    ax.annotate(text, (0, 0), (0, -42), **place, fontsize=8.5, color="#444444")
+    lines = [part for line in text.splitlines() for part in wrap(line, 100)]
+    ax.annotate("\n".join(lines), (0, 0), (0, -42), **place, fontsize=8.5, color="#444444")
 
 
 def heatmap(

@@ -21,7 +21,7 @@ def best_probabilities(groups: Groups, high: bool = True) -> pd.Series:
     if not spread.df:
         return pd.Series(np.nan, rows.index)
     draws = rng.standard_normal((DRAWS, len(rows))) / np.sqrt(rng.chisquare(spread.df, DRAWS) / spread.df)[:, None]
-    sd = np.full(len(rows), spread.sd) if spread.common else rows.sd.fillna(spread.sd).to_numpy()
+    sd = np.full(len(rows), spread.sd) if spread.common else rows.sd.fillna(spread.sd).to_numpy(float)
     true = rows["mean"].to_numpy() + draws * sd / np.sqrt(rows.n.to_numpy())
     best = (true if high else -true).argmax(axis=1)
     return pd.Series(np.bincount(best, minlength=len(rows)) / DRAWS, rows.index)
