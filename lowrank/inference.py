@@ -14,7 +14,7 @@ within 1 point of 0. Everything else is open.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class Spread(NamedTuple):
         if not self.df:
             return "one seed a setting: no spread, no intervals"
         if not self.common:
-            return f"spreads that differ (Levene p = {self.levene:.2g}) and are not pooled"
+            return f"different spreads (Levene p = {self.levene:.2g}), not pooled"
         equal = f"Levene p = {self.levene:.2f}" if self.levene == self.levene else "too few runs for Levene's test"
         return f"pooled SD {100 * self.sd:.2f} points with {self.df} degrees of freedom ({equal})"
 
@@ -65,6 +65,11 @@ class Groups:
     spread: Spread
     value: str = "test_accuracy"
     looks: int = 1  # how often the data may have decided whether to go on
+
+    def at(self, **levels: Any) -> Groups:
+        """The settings at these levels, with the spread of all."""
+        kept = [self.rows.index.get_level_values(name) == value for name, value in levels.items()]
+        return replace(self, rows=self.rows[np.logical_and.reduce(kept)])
 
     @property
     def confidence(self) -> float:

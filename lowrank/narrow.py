@@ -54,7 +54,8 @@ def against_narrow(table: pd.DataFrame, looks: int = 1) -> pd.DataFrame:
         ratios.append(np.exp(logs[ours] - mixed @ logs[plain])[inside])
         frames.append(sizes.index[ours][inside].to_frame(index=False).assign(at=at))
     if not frames:
-        return combine(groups, pd.DataFrame(columns=sizes.index, dtype=float)).assign(ratio=[])
+        nothing = pd.MultiIndex.from_arrays([[]] * (len(NETWORK) + 1), names=[*NETWORK, "at"])
+        return combine(groups, pd.DataFrame(index=nothing, columns=sizes.index, dtype=float)).assign(ratio=[])
     index = pd.MultiIndex.from_frame(pd.concat(frames))
     found = combine(groups, pd.DataFrame(np.vstack(matrices), index, sizes.index))
     return found.assign(ratio=np.concatenate(ratios)).sort_index(level=NETWORK, sort_remaining=False)
