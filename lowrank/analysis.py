@@ -1,138 +1,201 @@
-"""What the analysis notebooks share: the runs of a study, differences between paired runs, and the words for them.
+"""What the analysis notebooks rest on: the recorded runs of a study, and what is missing of them.
 
-DataFrame in, DataFrame or words out. Two runs are a pair where they agree in all but what is compared: the same seed
-gives them the same images in the same order, so that their difference varies less than either of them.
+A run belongs to a study if it would have the same id but for its seed, its data and, if the study leaves it open, its
+precision. More seeds than asked are used. Runs count together if their training code and their data have the same
+fingerprints and, if the study leaves it open, one precision; of several such sources the one with the most settings is
+taken, and what was left out is said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from .config import Config, InputError
+from .config import ROOT, Config, InputError
 from .display import as_text
+from .inference import Groups, group_runs
 from .plan import planned
-from .plots import CONFIDENCE, SETTING, listed, one_source
-from .studies import SCALES, SEEDS, STUDIES
+from .results import FINAL, record
+from .settings import SETTING, code_of, listed, scope, span
+from .studies import SCALES, STUDIES
+from .variance import error_of_test_set, right_answers
+
+CIFAR = 50_000  # training images, which decide what a study leaves to the data
+LOOKS = 3  # how often a contest that stays open gets two seeds more; see studies.py
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The runs of a study at one scale, of the settings that have all their seeds."""
+    """The runs of a study at one scale: of the settings that have all their seeds, done or diverged.
+
+    False if there is no such setting: a notebook then shows `gap`.
+    """
 
     study: str
     scale: str
-    table: pd.DataFrame  # a row a run
-    missing: int  # settings of the study that are not in the table
+    table: pd.DataFrame  # a row a run that is done
+    settings: int  # of the study
+    missing: int  # settings that have not all their seeds yet
+    asked: int  # runs of the study
+    found: int  # of these, runs that are done or diverged
+    diverged: int
+    looks: int = 1  # how often the data may have decided whether to go on
+    others: dict[str, int] = field(default_factory=dict)  # runs left out: of other scales, code, data, precision
+
+    def __bool__(self) -> bool:
+        return len(self.table) > 0
+
+    @property
+    def gap(self) -> str:
+        """What is said in place of an answer, in Markdown."""
+        return (
+            f"**Not answered yet: {self.found} of {self.asked} runs of the study `{self.study}` at the scale "
+            f"`{self.scale}`.** `lowrank.sweep({self.study!r}, scale={self.scale!r})` trains the others."
+        )
+
+    @property
+    def scope(self) -> str:
+        """Width, epochs and seeds a setting, for every sentence in bold."""
+        return scope(self.table)
+
+    def groups(self, *by: str, value: str = "test_accuracy", check: Iterable[str] = ()) -> Groups:
+        """Means over the seeds of what `by` tells apart, with the spread of the whole study."""
+        return group_runs(self.table, by, value, list(check), self.looks)
 
     def method(self) -> str:
-        """How the runs were made, in a paragraph of Markdown."""
-        table, gap = self.table, ""
-        data, device, torch, revision, precision = (
-            as_text(listed(table[name])) for name in ("dataset", "device", "torch", "revision", "precision")
-        )
+        """How the runs were made and which were left out, in a paragraph."""
+        table, notes = self.table, []
         if self.missing:
-            gap = f" {self.missing} settings of the study have not all their seeds yet and are left out."
-        return (
-            f"Study `{self.study}` at the scale `{self.scale}`: {len(table)} runs on {data}, width "
-            f"{listed(table.width)}, {listed(table.epochs)} epochs, {precision}; n = {SEEDS[self.scale]} "
-            f"seeds a setting; {table.seconds.sum() / 3600:.1f} hours of training on {device}; torch "
-            f"{torch}, revision {revision}.{gap} An accuracy is that after the last epoch."
+            notes.append(f"{self.missing} of {self.settings} settings have not all their seeds yet and are left out.")
+        if self.diverged:
+            notes.append(f"{self.diverged} runs diverged: they have no accuracy and are not in the means.")
+        if self.looks > 1:
+            notes.append(f"Open contests got more seeds: intervals are those of {self.looks} looks (Bonferroni).")
+        notes += [f"Left out: {runs} runs of {what}." for what, runs in self.others.items()]
+        data, precision, torch = (as_text(listed(table[name])) for name in ("dataset", "precision", "torch"))
+        held = "of the training images a share of " + listed(table.validation) + " held out"
+        first = (
+            f"Study `{self.study}` at the scale `{self.scale}`: {len(table)} runs on {data}, {held}, {self.scope}, "
+            f"{precision}, torch {torch}, training code {as_text(listed(code_of(table)))}. An accuracy is that after "
+            "the last epoch."
         )
+        return " ".join([first, *notes])
 
 
-def evidence(table: pd.DataFrame, study: str, mixed: bool = False) -> Evidence:
-    """The runs of a named study at the largest scale that has a setting with all its seeds.
+# --- which runs belong
 
-    A run belongs where it agrees with the study on every parameter but `dataset`, and `precision` where the study
-    leaves it open. Raises InputError where there is none, and where revisions or data are mixed, unless `mixed`.
+
+def setting_id(values: Mapping[str, Any], open_precision: bool) -> str:
+    """The same for all runs of one setting, whatever their seed and data; "" if this version has no such setting."""
+    asked = {name: values[name] for name in SETTING if name in values} | {"dataset": "cifar10"}
+    return id_of(tuple((asked | ({"precision": "auto"} if open_precision else {})).items()))
+
+
+@lru_cache(maxsize=2**16)
+def id_of(asked: tuple[tuple[str, Any], ...]) -> str:
+    try:
+        return Config.of(dict(asked)).fitted(CIFAR).run("")
+    except InputError:  # a decomposition that somebody had registered
+        return ""
+
+
+def seeds_of(study: str, scale: str, open_precision: bool) -> pd.Series:
+    """How many seeds a study asks of each setting, by setting_id."""
+    runs = pd.DataFrame([(setting_id(run, open_precision), run["seed"]) for run in planned(study, scale)])
+    return runs.groupby(0)[1].nunique()
+
+
+def is_open(study: str, scale: str) -> bool:
+    """Whether a study leaves the precision to the machine."""
+    return any(Config.of(run).precision == "auto" for run in planned(study, scale))
+
+
+def evidence(table: pd.DataFrame, study: str, scale: str = "", mixed: bool = False) -> Evidence:
+    """The runs of a named study at one scale, or at the largest at which half of the settings have all their seeds.
+
+    If there is no such scale it is that with most settings. Never raises for want of runs: see Evidence.
     """
-    for scale in reversed(SCALES):
-        plan = pd.DataFrame(asdict(Config.of(run)) for run in planned(study, scale))
-        open_ones = {"dataset"} | ({"precision"} if "auto" in set(plan.precision) else set())
-        names = [name for name in SETTING if name not in open_ones]
-        settings = plan[names].drop_duplicates()
-        found = table[(table.status == "done") & (table.seed < SEEDS[scale])].merge(settings, on=names)
-        whole = found.groupby(names).filter(lambda runs, n=SEEDS[scale]: runs.seed.nunique() == n)
-        if len(whole):
-            whole = one_source(whole, mixed)
-            return Evidence(study, scale, whole, len(settings) - len(whole[names].drop_duplicates()))
-    raise InputError(f"study={study!r}: none of its settings has all its seeds; lowrank.sweep({study!r}) trains them")
+    if scale:
+        return at_scale(table, study, scale, mixed)
+    found = {scale: at_scale(table, study, scale, mixed) for scale in reversed(SCALES)}
+    whole = {scale: each.settings - each.missing for scale, each in found.items()}
+    half = [scale for scale, each in found.items() if 2 * whole[scale] >= each.settings]
+    most = max(found, key=lambda scale: (whole[scale], found[scale].found, scale == "cpu"))
+    chosen = found[half[0] if half else most]
+    hidden = {f"the scale `{name}`": each.found for name, each in found.items() if each is not chosen and each.found}
+    chosen.others.update(hidden)
+    return chosen
+
+
+def at_scale(table: pd.DataFrame, study: str, scale: str, mixed: bool) -> Evidence:
+    """The runs of a study at one scale."""
+    open_precision = is_open(study, scale)
+    seeds = seeds_of(study, scale, open_precision)
+    runs = table[table.status.isin(FINAL)]
+    ids = [setting_id(run, open_precision) for run in runs.to_dict("records")]
+    runs = runs.assign(setting=pd.Series(ids, runs.index, dtype=object), source=source_of(runs, open_precision))
+    runs = runs[runs.setting.isin(seeds.index)].drop_duplicates(["setting", "source", "seed"], keep="last")
+    whole = runs.groupby(["source", "setting"]).filter(lambda part: part.seed.nunique() >= seeds[part.name[1]])
+    others: dict[str, int] = {}
+    if not mixed and len(runs):
+        counts = (whole if len(whole) else runs).groupby("source").setting.agg(["nunique", "size"])
+        chosen = counts.sort_values(["nunique", "size"]).index[-1]
+        others = {source: int(n) for source, n in runs.source.value_counts().items() if source != chosen}
+        runs, whole = runs[runs.source == chosen], whole[whole.source == chosen]
+    extra = (whole.groupby("setting").seed.nunique() - seeds).max()
+    return Evidence(
+        study, scale, whole[whole.status == "done"].drop(columns=["setting", "source"]),
+        settings=len(seeds), missing=len(seeds) - whole.setting.nunique(), asked=int(seeds.sum()), found=len(runs),
+        diverged=int((whole.status == "diverged").sum()), looks=LOOKS if extra >= 2 else 1, others=others,
+    )  # fmt: skip
+
+
+def source_of(runs: pd.DataFrame, open_precision: bool) -> pd.Series:
+    """What must be the same for runs to count together, in words."""
+    words = "training code " + code_of(runs) + " on data " + runs.data.fillna("").astype(str)
+    return words + (" in " + runs.precision.astype(str) if open_precision else "")
 
 
 def ledger(table: pd.DataFrame, mixed: bool = False) -> pd.DataFrame:
-    """What there is of every study at its largest scale: a row a study."""
+    """What there is of every study, at the scale that `evidence` takes: a row a study.
+
+    `hours` is training time added up, no timing: other work ran beside.
+    """
     rows = {}
     for study in STUDIES:
-        with suppress(InputError):
-            found = evidence(table, study, mixed)
-            rows[study] = {
-                "runs": len(found.table),
-                "scale": found.scale,
-                "seeds a setting": SEEDS[found.scale],
-                "settings missing": found.missing,
-                "dataset": listed(found.table.dataset),
-                "device": listed(found.table.device),
-                "hours": round(found.table.seconds.sum() / 3600, 2),
-            }
+        found = evidence(table, study, mixed=mixed)
+        runs = found.table
+        rows[study] = {
+            "scale": found.scale,
+            "settings": found.settings,
+            "settings missing": found.missing,
+            "runs": len(runs),
+            "runs asked": found.asked,
+            "diverged": found.diverged,
+            "n": span(runs.groupby(SETTING).size()) if len(runs) else "",
+            "data": listed(runs.data),
+            "code": listed(code_of(runs)),
+            "hours (no timing: other work ran beside)": round(runs.seconds.sum() / 3600, 2),
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("study")
 
 
-# --- differences
+# --- what only the records hold
 
 
-class Effect(NamedTuple):
-    """A mean difference in test accuracy with its Student t 95% interval over n pairs."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        if self.n < 2:
-            return f"{100 * self.mean:+.1f} points (one pair, no interval)"
-        interval = f"{CONFIDENCE:.0%} interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
-        return f"{100 * self.mean:+.1f} points ({interval}, n = {self.n} pairs)"
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+def known_images(runs: str, table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The test images that each run of the table knew, bool [images]; runs without are left out."""
+    records = {run: record(ROOT / runs, run) for run in table.run}
+    known = {run: right_answers(each["correct"], each["test_accuracy"] or 0) for run, each in records.items() if each}
+    return {run: answers for run, answers in known.items() if answers is not None}
 
 
-def differences(
-    table: pd.DataFrame, one: Mapping[str, Any], other: Mapping[str, Any], pair: Iterable[str] = ()
-) -> pd.Series:
-    """Test accuracy of the runs that match `one` minus that of those that match `other`, paired by `pair`.
-
-    `pair` are columns that together with the seed tell the runs of each side apart; they are the index of what comes
-    back. Runs without a partner are left out.
-    """
-    keys = [*pair, "seed"]
-    sides = [table[matching(table, values)].set_index(keys).test_accuracy for values in (one, other)]
-    return (sides[0] - sides[1]).dropna()
-
-
-def matching(table: pd.DataFrame, values: Mapping[str, Any]) -> pd.Series:
-    return np.logical_and.reduce([table[name] == value for name, value in values.items()])
-
-
-def effect(differences: pd.Series) -> Effect:
-    """The mean of paired differences with its interval; NaN for an interval of fewer than two."""
-    if len(differences) < 2:
-        return Effect(differences.mean(), np.nan, np.nan, len(differences))
-    low, high = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
-    return Effect(differences.mean(), low, high, len(differences))
-
-
-def effects(differences: pd.Series, by: str) -> pd.DataFrame:
-    """An Effect for each value of one level of the index: columns `mean`, `low`, `high`, `n`."""
-    groups = differences.groupby(level=by, sort=True)
-    return pd.DataFrame({key: effect(group)._asdict() for key, group in groups}).T.rename_axis(by)
+def share_of_test_set(runs: str, one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """The standard error that the choice of test images adds to the difference of two settings; NaN if not recorded."""
+    sides = [list(known_images(runs, side).values()) for side in (one, other)]
+    return error_of_test_set(*map(np.array, sides)) if all(sides) else np.nan

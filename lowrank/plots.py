@@ -1,14 +1,15 @@
 """Pictures of the table of runs: DataFrame in, matplotlib Axes out; one palette, one house style.
 
-An accuracy is a mean over seeds with its Student t 95% interval; every seed is drawn too, as a faint dot. Nothing
-here reads a file: `lowrank.results()` makes the table, `lowrank.history(runs, run)` the history.
+An accuracy is a mean over seeds with its 95% interval, for which the spread between seeds is pooled over the settings
+that are drawn; every run is drawn too, as a faint dot. Fewer than three seeds get no interval. Nothing here reads a
+file: `lowrank.results()` makes the table, `lowrank.history(runs, run)` the history.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from itertools import cycle
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,12 +19,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, PercentFormatter
-from scipy import stats
 
-from .config import PLAIN, Config, InputError
+from .config import PLAIN, InputError
 from .display import as_label
+from .inference import CONFIDENCE, MARGIN
+from .settings import FEWEST, caption, listed, points, scope, span
 
-CONFIDENCE = 0.95
 # After Okabe & Ito (2008), told apart with any colour vision; their yellow, too faint on white, is left out.
 COLOURS = {
     "dense": "#000000",
@@ -37,9 +38,9 @@ COLOURS = {
 }
 MARKERS = dict(zip(COLOURS, "sDvo^Ph*", strict=True))  # for print without colour
 OWN = ("#7B3294", "#8C510A", "#A50026")  # of decompositions of a user's own, which are circles
-SETTING = [each.name for each in fields(Config) if each.name not in ("seed", "save_weights", "runs")]
-APART = 1.03  # factor between the colours of an axis, so that equal sizes do not hide each other
-FAINT = {"alpha": 0.35, "markersize": 5, "markeredgewidth": 0}
+APART = 0.011  # of the axis, between formats side by side around the mark of their budget
+PARTS = {"train": "bottleneck", "validation": "ring", "test": "tt"}  # of the images, with whose colour they are drawn
+FAINT = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 STYLE = {
     "figure.facecolor": "white",  # opaque: a dark page shows a white card
     "savefig.facecolor": "white",
@@ -68,97 +69,88 @@ def style() -> None:
     plt.rcParams.update(STYLE)
 
 
-# --- what is drawn
-
-
-def one_source(table: pd.DataFrame, mixed: bool = False) -> pd.DataFrame:
-    """The table; raises InputError where its runs come from several revisions or data, unless `mixed`."""
-    for name in () if mixed else ("revision", "data"):
-        found = sorted(map(str, table[name].unique()))
-        if len(found) > 1:
-            raise InputError(f"{name}={', '.join(found)}: one picture shows one; choose, or allow it by mixed=True")
-    return table
-
-
-def interval(values: Iterable[float]) -> tuple[float, float]:
-    """The Student t 95% interval of the mean; NaN for fewer than two values."""
-    values = np.asarray(list(values), dtype=float)
-    if len(values) < 2:
-        return np.nan, np.nan
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-    return values.mean() - half, values.mean() + half
-
-
-def points(table: pd.DataFrame, value: str = "test_accuracy", mixed: bool = False) -> pd.DataFrame:
-    """One row a setting (all parameters but the seed): `parameters`, `mean`, `low` and `high` of `value`, `n`.
-
-    Runs in which the value was not measured, as they diverged, are left out. Raises InputError where none is left
-    and where revisions or data are mixed, unless `mixed`.
-    """
-    table = one_source(table.dropna(subset=value), mixed)
-    if table.empty:
-        raise InputError(f"{value}: no run of the table has it")
-    names = [name for name in [*SETTING, "parameters"] if name in table]
-    grouped = table.groupby(names, dropna=False)[value]
-    rows = grouped.agg(mean="mean", low=lambda v: interval(v)[0], high=lambda v: interval(v)[1], n="size")
-    return rows.reset_index()
-
-
-def pareto(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of `points`, by size, those that are more accurate than every smaller one."""
-    rows = rows.sort_values(["parameters", "mean"], ascending=[True, False])
-    return rows[rows["mean"] > rows["mean"].cummax().shift(fill_value=-np.inf)]
-
-
-def caption(table: pd.DataFrame, value: str = "test_accuracy") -> str:
-    """Data, scale, number of seeds and kind of interval, in one line."""
-    rows = points(table, value, mixed=True)
-    scale = [f"{name.replace('_', ' ')} {listed(table[name])}" for name in ("width", "epochs") if name in table]
-    seeds = f"mean and Student t {CONFIDENCE:.0%} interval of n = {listed(rows.n)} seeds"
-    if rows.n.max() == 1:
-        seeds = "n = 1 seed and no interval"
-    return ", ".join([as_label(listed(table["dataset"])), *scale]) + f"; every dot a run, {seeds}"
-
-
-def listed(values: Iterable[Any]) -> str:
-    """What there is: one value, or several joined by commas."""
-    return ", ".join(str(value) for value in sorted(set(values)))
-
-
 # --- accuracy
 
 
 def accuracy_against_parameters(
-    table: pd.DataFrame, ax: Axes | None = None, by: str = "decomp", mixed: bool = False
+    table: pd.DataFrame, ax: Axes | None = None, by: str = "decomp", mixed: bool = False, size: str = "parameters"
 ) -> Axes:
-    """Test accuracy over parameters (log): a colour for each value of `by`, "decomp" or "dims".
+    """Test accuracy over `size` ("parameters" or "multiply_adds", log): a colour for each `by`, "decomp" or "dims".
 
-    Every run is a faint dot, every setting a mean with its interval, every front a step; colours of equal size
-    stand a little apart. `dense` and `separable` are bands across, with their size. Raises InputError as
-    `points` does.
+    Every run is a faint dot, every setting a mean with its interval. Separable networks of several widths are a curve.
+    Dense ones, which are several times larger, stand on the right edge, and the legend names their size.
+    Decompositions of one budget stand side by side around its mark. `ax.dots` is a list of (x, y, run): where each
+    run is drawn, in data coordinates. Raises InputError as `points` does.
     """
-    ax = ax or plt.subplots()[1]
-    rows = points(table, mixed=mixed)
-    for row in rows[rows.decomp.isin(PLAIN)].itertuples():
-        band(ax, row)
-    hues = colours(by, rows[by][~rows.decomp.isin(PLAIN)])
-    for k, (key, colour) in enumerate(hues.items()):
-        apart = APART ** (k - (len(hues) - 1) / 2)
-        runs, group = (one[(one[by] == key) & ~one.decomp.isin(PLAIN)] for one in (table, rows))
-        ax.plot(apart * runs.parameters, runs.test_accuracy, "o", color=colour, **FAINT)
-        group = group.assign(parameters=apart * group.parameters)
-        means(ax, group, colour, as_label(key) if by == "decomp" else f"{key} modes", MARKERS.get(key, "o"))
+    ax = ax or plt.subplots(figsize=(9, 5.2))[1]
+    runs = table.dropna(subset="test_accuracy").assign(size=table[size])
+    rows = points(runs.assign(parameters=table[size]), mixed=mixed).rename(columns={"parameters": "size"})
     ax.set_xscale("log")
-    counted(ax.xaxis)
+    near = rows["size"][(rows.decomp != "dense") | (rows.decomp == "dense").all()]
+    ax.set_xlim(near.min() / 1.2, 1.2 * near.max())
+    ax.dots = []
+    draw_plain(ax, runs, rows)
+    runs, rows = (each[~each.decomp.isin(PLAIN)] for each in (runs, rows))
+    hues = colours(by, rows[by])
+    marks, step = mark_budgets(ax, rows, len(hues))
+    for k, (key, colour) in enumerate(hues.items()):
+        shift = step ** (k - (len(hues) - 1) / 2)
+        parts = [stand_by_marks(each[each[by] == key], marks, shift) for each in (runs, rows)]
+        draw_group(ax, *parts, colour, f"{key}" if by == "decomp" else f"{key} modes", MARKERS.get(key, "o"))
+    low, high = ax.get_xlim()
+    counted(ax.xaxis, **({"steps": (1, 2, 5)} if high > 10 * low else {}))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.set(xlabel="parameters", ylabel="test accuracy")
-    if hues:
-        sizes = rows.parameters[~rows.decomp.isin(PLAIN)]
-        ax.set_xlim(sizes.min() / 1.3, 1.3 * sizes.max())  # the baselines are larger by far, and say their size
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    sideways = f"\nneighbouring colours are drawn {APART - 1:.0%} apart in parameters" if len(hues) > 1 else ""
-    note(ax, caption(table) + sideways)
+    ax.set(xlabel=size.replace("_", "-"), ylabel="test accuracy")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    note(ax, caption(table) + ("\nformats of one budget stand side by side around its mark" if marks else ""))
     return ax
+
+
+def draw_plain(ax: Axes, runs: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """The plain networks at their sizes, several widths joined by a line, those beyond the axis on its edge."""
+    edge = ax.get_xlim()[1] / 1.02
+    for decomp in [each for each in PLAIN if each in set(rows.decomp)]:
+        group = rows[rows.decomp == decomp].sort_values("size")
+        name = f"{decomp}, {EngFormatter(places=0, sep='')(group['size'].iloc[0])}"
+        if group.width.nunique() > 1:
+            ax.plot(group["size"], group["mean"], color=COLOURS[decomp], linewidth=1)
+            name = f"{decomp}, width {span(group.width)}"
+        name += ", beyond the edge" if (group["size"] > edge).any() else ""
+        drawn = [each.assign(size=each["size"].clip(upper=edge)) for each in (runs[runs.decomp == decomp], group)]
+        draw_group(ax, *drawn, COLOURS[decomp], name, MARKERS[decomp])
+
+
+def mark_budgets(ax: Axes, rows: pd.DataFrame, formats: int) -> tuple[dict[Any, float], float]:
+    """A dotted line at the size of each budget that several rows share: its place, and the factor between neighbours.
+
+    A budget and the width of its parent make a size. All formats together fill at most 60% of the gap between two.
+    """
+    clusters = rows[rows.budget > 0].groupby(["width", "budget"])["size"]
+    marks = np.exp(np.log(clusters.agg("median")))[clusters.size() > 1].to_dict()
+    low, high = np.log(ax.get_xlim())
+    gaps = np.diff(np.sort(np.log(list(marks.values()))))
+    room = 0.6 * gaps.min() / max(formats - 1, 1) if len(gaps) else np.inf
+    for k, ((_, budget), place) in enumerate(sorted(marks.items(), key=lambda mark: mark[1])):
+        ax.axvline(place, color="#BBBBBB", linewidth=1, linestyle=":", zorder=0)
+        where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(f"{budget:.0%}", (place, 1), (0, 2 + 9 * (k % 2)), **where, fontsize=8.5, color="#777777")
+    return marks, float(np.exp(min(APART * (high - low), room)))
+
+
+def stand_by_marks(rows: pd.DataFrame, marks: dict[Any, float], shift: float) -> pd.DataFrame:
+    """Rows whose budget is marked at a factor `shift` from the mark; the others at their own size."""
+    places = zip(rows.width, rows.budget, rows["size"], strict=True)
+    return rows.assign(size=[marks[w, b] * shift if (w, b) in marks else size for w, b, size in places])
+
+
+def draw_group(ax: Axes, runs: pd.DataFrame, rows: pd.DataFrame, colour: Any, label: str, marker: str) -> None:
+    """Runs as faint dots, which `ax.dots` notes, and means with their intervals."""
+    ax.plot(runs["size"], runs.test_accuracy, "o", color=colour, **FAINT)
+    ids = runs["run"] if "run" in runs else [""] * len(runs)
+    ax.dots += list(zip(runs["size"], runs.test_accuracy, ids, strict=True))
+    errors = np.abs(rows[["low", "high"]].to_numpy() - rows[["mean"]].to_numpy()).T
+    look = {"markersize": 5.5, "elinewidth": 1.4, "capsize": 2}
+    ax.errorbar(rows["size"], rows["mean"], errors, fmt=marker, color=colour, label=as_label(label), **look)
 
 
 def colours(by: str, values: Iterable[Any]) -> dict[Any, Any]:
@@ -170,28 +162,6 @@ def colours(by: str, values: Iterable[Any]) -> dict[Any, Any]:
     return dict(zip(sorted(values), plt.get_cmap("viridis")(np.linspace(0, 0.8, len(values))), strict=True))
 
 
-def means(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, marker: str) -> None:
-    """Means with their intervals, and their front as a step."""
-    errors = np.abs(rows[["low", "high"]].to_numpy() - rows[["mean"]].to_numpy()).T
-    look = {"markersize": 6, "elinewidth": 1.6, "capsize": 3}
-    ax.errorbar(rows.parameters, rows["mean"], errors, fmt=marker, color=colour, label=label, **look)
-    front = pareto(rows)
-    ax.step(front.parameters, front["mean"], where="post", color=colour, alpha=0.6, linewidth=1)
-
-
-def band(ax: Axes, row: Any) -> None:
-    """A baseline across the picture: its mean, its interval, its size."""
-    colour = COLOURS[row.decomp]
-    ax.axhline(row.mean, color=colour, linewidth=1, linestyle="--")
-    if row.n > 1:
-        ax.axhspan(row.low, row.high, color=colour, alpha=0.12, linewidth=0)
-    ax.plot(row.parameters, row.mean, MARKERS[row.decomp], color=colour, markersize=7)
-    text = f"{row.decomp}, {EngFormatter(places=0, sep='')(row.parameters)}"
-    below = row.decomp == "separable"  # the two may be close
-    place = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "va": "top" if below else "bottom"}
-    ax.annotate(text, (0.01, row.mean), (0, -4 if below else 4), **place, color=colour)
-
-
 def counted(axis: Any, steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
     """Ticks of a logarithmic axis of counts: 10k, 15k, 20k, 30k."""
     axis.set_major_locator(LogLocator(subs=steps, numticks=12))
@@ -200,22 +170,38 @@ def counted(axis: Any, steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
 
 
 def note(ax: Axes, text: str) -> None:
-    """A caption under the axes."""
+    """A caption under the axes, in lines that are no wider than they are."""
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
-    ax.annotate(text, (0, 0), (0, -42), **place, fontsize=8.5, color="#444444")
+    lines = [part for line in text.splitlines() for part in wrap(line, 100)]
+    ax.annotate("\n".join(lines), (0, 0), (0, -42), **place, fontsize=8.5, color="#444444")
 
 
 def heatmap(
-    table: pd.DataFrame, ax: Axes | None = None, rows: str = "dims", columns: str = "budget", mixed: bool = False
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    rows: str = "dims",
+    columns: str = "budget",
+    mixed: bool = False,
+    against: Any = None,
 ) -> Axes:
-    """Mean test accuracy over two parameters, a cell a pair. Raises InputError as `points` does."""
+    """Mean test accuracy over two parameters, a cell a pair, or its difference to the row `against`.
+
+    Raises InputError as `points` does, and if there is no row `against`.
+    """  # fmt: skip
     ax = ax or plt.subplots()[1]
     table = table[~table.decomp.isin(PLAIN)]
-    cells = points(table, mixed=mixed).pivot_table("mean", rows, columns)
-    sns.heatmap(100 * cells, ax=ax, annot=True, fmt=".1f", cmap="cividis", cbar_kws={"label": "test accuracy (%)"})
+    cells = 100 * points(table, mixed=mixed).pivot_table("mean", rows, columns)
+    look = {"fmt": ".1f", "cmap": "cividis", "cbar_kws": {"label": "test accuracy (%)"}}
+    if against is not None:
+        if against not in cells.index:
+            raise InputError(f"against={against!r}: allowed is a value of {rows}, {listed(cells.index)}")
+        cells = (cells - cells.loc[against]).drop(index=against)
+        label = f"test accuracy, difference to {rows} {against} (points)"
+        look = {"fmt": "+.1f", "cmap": "PuOr_r", "center": 0, "cbar_kws": {"label": label}}
+    sns.heatmap(cells, ax=ax, annot=True, **look)
     ax.grid(False)
     ax.set(xlabel=columns, ylabel=rows)
-    note(ax, caption(table).partition(";")[0] + f"; mean of n = {listed(points(table, mixed=True).n)} seeds")
+    note(ax, f"{as_label(listed(table.dataset))}, {scope(table)}; each number a mean over seeds")
     return ax
 
 
@@ -223,7 +209,7 @@ def heatmap(
 
 
 def curves(history: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """Loss and accuracy over epochs, in training and test, of the history of one run, on two axes.
+    """Loss and accuracy over epochs of the history of one run, on two axes: in training, test and, if any, validation.
 
     Raises InputError if the history has not all of them.
     """
@@ -232,7 +218,8 @@ def curves(history: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequenc
         raise InputError(f"history: there is no column {', '.join(lacking)}")
     axes = plt.subplots(1, 2, figsize=(9, 3.5))[1] if axes is None else axes
     for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
-        for part, colour in (("train", COLOURS["bottleneck"]), ("test", COLOURS["tt"])):
+        for part in [part for part in PARTS if f"{part}_{name}" in history]:
+            colour = COLOURS[PARTS[part]]
             ax.plot(history.epoch, history[f"{part}_{name}"], ".-", color=colour, label=part)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="epoch", ylabel=name)
@@ -258,30 +245,36 @@ def parameter_counts(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 # --- differences
 
 
-def forest(rows: pd.DataFrame, label: str, by: str, ax: Axes | None = None) -> Axes:
-    """Differences in test accuracy with their intervals, a line for each value of `label`, a colour for each of `by`.
+def forest(rows: pd.DataFrame, label: str, by: str, ax: Axes | None = None, compared: str = "") -> Axes:
+    """Differences with their intervals, a line for each value of `label`, a colour for each of `by`.
 
-    `rows` has the columns `mean`, `low`, `high` (of 1) and `n`, besides `label` and `by`. A difference whose
-    interval leaves out 0 is filled.
+    `rows` comes from `inference`: `mean`, `low`, `high`, `n` and `value`, besides `label` and `by` as columns. A
+    difference whose interval leaves out 0 is filled; the band is 1 point on either side. `compared` says which network
+    is compared with which, on what. No interval is drawn for fewer than three seeds.
     """
     ax = ax or plt.subplots()[1]
-    labels, groups = list(dict.fromkeys(rows[label])), sorted(set(rows[by]))
-    hues = colours(by, groups)
+    labels, groups = list(dict.fromkeys(rows[label])), list(colours(by, rows[by]))
+    hues, points = colours(by, groups), str(rows["value"].iloc[0]).endswith("accuracy")
+    scale = 100 if points else 1
+    rows = rows.assign(**{name: scale * rows[name] for name in ("mean", "low", "high")})
+    rows.loc[rows.n < FEWEST, ["low", "high"]] = np.nan
     for k, group in enumerate(groups):
         lines = rows[rows[by] == group]
         heights = [labels.index(each) + (k - (len(groups) - 1) / 2) * 0.8 / len(groups) for each in lines[label]]
-        errors = 100 * np.abs(lines[["low", "high"]].to_numpy() - lines[["mean"]].to_numpy()).T
-        ax.errorbar(100 * lines["mean"], heights, xerr=errors, fmt="none", color=hues[group], elinewidth=1.6, capsize=3)
+        errors = np.abs(lines[["low", "high"]].to_numpy() - lines[["mean"]].to_numpy()).T
+        ax.errorbar(lines["mean"], heights, xerr=errors, fmt="none", color=hues[group], elinewidth=1.6, capsize=3)
         fills = np.where((lines.low > 0) | (lines.high < 0), to_hex(hues[group]), "white")
         name = as_label(f"{by} {group}")
-        ax.scatter(100 * lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=name)
+        ax.scatter(lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=name)
+    if points:
+        ax.axvspan(-scale * MARGIN, scale * MARGIN, color="#EEEEEE", zorder=0)
     ax.axvline(0, color="#444444", linewidth=1)
     ax.set_yticks(range(len(labels)), [as_label(each) for each in labels])
-    ax.invert_yaxis()
+    ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
-    ax.set(xlabel="difference in test accuracy (points)", ylabel="")
+    ax.set(xlabel="difference in test accuracy (points)" if points else "difference in test loss", ylabel="")
     if len(groups) > 1:
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    n = listed(rows.n.astype(int))
-    note(ax, f"paired by seed, Student t {CONFIDENCE:.0%} intervals over n = {n} pairs; filled where 0 lies outside")
+    lines = [compared, f"simultaneous {CONFIDENCE:.0%} intervals, n = {span(rows.n)}; filled: clear of 0"]
+    note(ax, "\n".join(line for line in lines if line) + ("; band: 1 point either way" if points else ""))
     return ax
