@@ -2,6 +2,8 @@
 // Places are shares of the picture, so that they hold at any size.
 
 const REACH = 24; // pixels around a dot within which the mouse finds it
+const RING = 14; // pixels across the mark around the run that is shown
+const APART = 6; // pixels between the mark and what is said
 const SAME = 0.5; // pixels between dots that stand on each other: all of them are shown
 
 function part(frame, style) {
@@ -19,18 +21,24 @@ function render({ model, el }) {
   image.alt = "Test accuracy against parameters of the recorded runs";
   frame.append(image);
   const line = part(frame, "width: 2px; margin-left: -1px; background: #C1121F");
-  const ring = part(frame, "width: 14px; height: 14px; margin: -7px; border: 2px solid #C1121F; border-radius: 50%");
+  const ring = part(
+    frame,
+    `width: ${RING}px; height: ${RING}px; margin: -${RING / 2}px; border: 2px solid #C1121F; border-radius: 50%`,
+  );
   const tip = part(
     frame,
-    `padding: 0.4em 0.6em; max-width: 24em; white-space: pre-line; font: 13px/1.4 sans-serif; z-index: 1;
-     color: #222; background: #FFFFFFF2; border: 1px solid #888; border-radius: 4px`,
+    `position: fixed; inset: auto; margin: 0; padding: 0.4em 0.6em; width: max-content; max-width: min(24em, 90vw);
+     white-space: pre-line; font: 13px/1.4 sans-serif; color: #222; background: #FFFFFFF2; border: 1px solid #888;
+     border-radius: 4px`,
   );
+  tip.popover = "manual"; // above all else, so that nothing cuts it off
   el.append(frame);
 
   const place = (each, x, y) => Object.assign(each.style, { left: `${100 * x}%`, top: `${100 * y}%` });
   const hide = () => {
     frame.style.cursor = "";
-    ring.style.display = tip.style.display = "none";
+    ring.style.display = "none";
+    tip.hidePopover();
   };
 
   function showPicture() {
@@ -63,10 +71,14 @@ function render({ model, el }) {
     const [{ x, y }] = dots;
     frame.style.cursor = "pointer";
     tip.textContent = dots.map((dot) => dot.text).join("\n\n");
-    ring.style.display = tip.style.display = "";
+    ring.style.display = "";
     place(ring, x, y);
-    place(tip, x, y);
-    tip.style.transform = `translate(${x > 0.5 ? "calc(-100% - 12px)" : "12px"}, ${y > 0.5 ? "-100%" : "0"})`;
+    tip.showPopover();
+    const { left, top } = ring.getBoundingClientRect();
+    const inside = (wish, size, room) => `${Math.max(0, Math.min(wish, room - size))}px`;
+    const across = x > 0.5 ? left - APART - tip.offsetWidth : left + RING + APART;
+    tip.style.left = inside(across, tip.offsetWidth, window.innerWidth);
+    tip.style.top = inside(top + RING + APART, tip.offsetHeight, window.innerHeight);
   }
 
   function choose(event) {

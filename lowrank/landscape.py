@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from IPython.display import Image
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -75,10 +74,9 @@ class Landscape:
 
     def __init__(self, table: pd.DataFrame, describe: Callable[[dict[str, Any]], str]) -> None:
         self.figure = Figure(figsize=(8.8, 4.6), layout="constrained")
-        canvas = FigureCanvasAgg(self.figure)
         self.ax = plots.accuracy_against_parameters(table, self.figure.subplots(), mixed=True)
         self.limits = self.ax.get_xlim()
-        canvas.draw()  # places the axes
+        self.figure.draw_without_rendering()  # places the axes
         self.figure.set_layout_engine("none")  # and they stay there
         self.png = png(self.figure, DPI)
         rows = {row["run"]: row for row in table.to_dict("records")}
