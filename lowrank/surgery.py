@@ -47,7 +47,7 @@ def decompose(
     skip: Selectors = (),
     only: Selectors = (),
     budgets: Mapping[str, float] | None = None,
-    ranks: Mapping[str, int | Sequence[int]] | None = None,
+    ranks: int | Sequence[int] | Mapping[str, int | Sequence[int]] | None = None,
     contraction: str = "auto",
     example: Any = None,
 ) -> nn.Module:
@@ -56,11 +56,11 @@ def decompose(
     One of three says how small: `budget`, the share of the replaced layers' weights, all together, that the
     decomposed ones may use; `error`, the relative error that no layer may exceed, each as small as it allows, and left
     dense if nothing smaller does; `rank_scale`, the share of the way to the largest useful ranks. Before them, or in
-    their place, come `ranks` by hand, {"fc": (8, 8), "layer4.*": 16}, where one number stands for all ranks of a
-    layer as far as each is of use, and `budgets`, {"layer3.*": 0.1}, a share for the layers of each pattern together.
-    A layer follows the first pattern that names it; one that nothing names is left. `allocation` "error" spends a
-    budget over layers and ranks where the error of the approximation falls most, "even" by the `rank_rule`; unless
-    it is said, it is "error" if cores start at the module's weights.
+    their place, come `ranks` by hand, for all layers or by name, {"fc": (8, 8), "layer4.*": 16}, where one number
+    stands for all ranks of a layer as far as each is of use, and `budgets`, {"layer3.*": 0.1}, a share for the layers
+    of each pattern together. A layer follows the first pattern that names it; one that nothing names is left.
+    `allocation` "error" spends a budget over layers and ranks where the error of the approximation falls most, "even"
+    by the `rank_rule`; unless it is said, it is "error" if cores start at the module's weights.
 
     `init` "weights" starts at the best approximation of the module's weights, "random" at orthogonal cores of the
     same spread, "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread
@@ -76,7 +76,8 @@ def decompose(
     if not allocation:
         fitted = init == "weights" and rank_rule == "useful" and not any(each.is_meta for each in module.parameters())
         allocation = "error" if fitted and not rank_scale else "even"
-    sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, budgets or {}, ranks or {})
+    by_hand = ranks if isinstance(ranks, Mapping) else {} if ranks is None else {"*": ranks}
+    sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, budgets or {}, by_hand)
     sizes.check()
     net = copy_module(module)
     groups = group_tied(choose(net, only, skip))
