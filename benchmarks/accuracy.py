@@ -55,7 +55,7 @@ def apart(table: pd.DataFrame) -> float:
 
 
 def main(dataset: str) -> None:
-    jobs = [(way, Config(dataset=dataset, seed=seed, **SETTING)) for seed, way in product(SEEDS, WAYS)]
+    jobs = [(way, Config(dataset=dataset, seed=seed, **SETTING).fitted(50_000)) for seed, way in product(SEEDS, WAYS)]
     rows = []
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         for (way, config), found in zip(jobs, pool.map(accuracy, *zip(*jobs, strict=True)), strict=True):

@@ -62,7 +62,7 @@ def prepare(way: str, width: int, precision: str, batch_size: int, threads: int)
     data = random_images(batch_size)
     for network, form in NETWORKS.items():
         config = Config(dataset="digits", width=width, batch_size=batch_size, precision=precision, **form)
-        TRAINERS[network] = trainer(way, config, data)
+        TRAINERS[network] = trainer(way, config.fitted(50_000), data)
 
 
 def seconds(network: str) -> float:

@@ -98,7 +98,8 @@ def step_table(dataset: str) -> pd.DataFrame:
     data, rows = load(dataset, best_device()), []
     for width in (WIDTH, NARROW):
         for network in NETWORKS:
-            config = Config(**configured(network, dataset, width, 24, precision=precision()))
+            asked = Config(**configured(network, dataset, width, 24, precision=precision()))
+            config = asked.fitted(len(data.train_labels))
             recorded, launched = (Loop(config, build(config, len(data.classes)), data, lambda: None) for _ in range(2))
             launched.take = launched.step
             speeds = {"images_per_second": pace(recorded), "launched one by one": pace(launched)}
@@ -120,8 +121,9 @@ def packed(dataset: str, at_once: int) -> float:
 
 def then(dataset: str) -> float:
     """Images a second of the loop of 2018, one epoch after another."""
-    config = Config(**configured("tt", dataset, NARROW, 24, precision="float32"))
-    pipeline = Pipeline(config, load(dataset), Numpy, summed=True, device=best_device())
+    data = load(dataset)
+    config = Config(**configured("tt", dataset, NARROW, 24, precision="float32")).fitted(len(data.train_labels))
+    pipeline = Pipeline(config, data, Numpy, summed=True, device=best_device())
     pipeline.train(0)
     start = time.perf_counter()
     pipeline.train(1)

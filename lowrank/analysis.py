@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .config import ROOT, Config, InputError
+from .display import as_text
 from .inference import Groups, group_runs
 from .plan import planned
 from .results import FINAL, record
@@ -24,6 +25,7 @@ from .settings import SETTING, code_of, listed, scope, span
 from .studies import SCALES, STUDIES
 from .variance import error_of_test_set, right_answers
 
+CIFAR = 50_000  # training images, which decide what a study leaves to the data
 LOOKS = 3  # how often a contest that stays open gets two seeds more; see studies.py
 
 
@@ -75,11 +77,12 @@ class Evidence:
         if self.looks > 1:
             notes.append(f"Open contests got more seeds: intervals are those of {self.looks} looks (Bonferroni).")
         notes += [f"Left out: {runs} runs of {what}." for what, runs in self.others.items()]
+        data, precision, torch = (as_text(listed(table[name])) for name in ("dataset", "precision", "torch"))
         held = "of the training images a share of " + listed(table.validation) + " held out"
         first = (
-            f"Study `{self.study}` at the scale `{self.scale}`: {len(table)} runs on {listed(table.dataset)}, {held}, "
-            f"{self.scope}, {listed(table.precision)}, torch {listed(table.torch)}, training code "
-            f"{listed(code_of(table))}. An accuracy is that after the last epoch."
+            f"Study `{self.study}` at the scale `{self.scale}`: {len(table)} runs on {data}, {held}, {self.scope}, "
+            f"{precision}, torch {torch}, training code {as_text(listed(code_of(table)))}. An accuracy is that after "
+            "the last epoch."
         )
         return " ".join([first, *notes])
 
@@ -89,14 +92,15 @@ class Evidence:
 
 def setting_id(values: Mapping[str, Any], open_precision: bool) -> str:
     """The same for all runs of one setting, whatever their seed and data; "" if this version has no such setting."""
-    asked = {name: values[name] for name in SETTING if name in values} | {"dataset": "digits"}
+    data = "digits" if values["dataset"] == "digits" else "cifar10"  # digits are not augmented unless asked
+    asked = {name: values[name] for name in SETTING if name in values} | {"dataset": data}
     return id_of(tuple((asked | ({"precision": "auto"} if open_precision else {})).items()))
 
 
 @lru_cache(maxsize=2**16)
 def id_of(asked: tuple[tuple[str, Any], ...]) -> str:
     try:
-        return Config.of(dict(asked)).run("")
+        return Config.of(dict(asked)).fitted(CIFAR).run("")
     except InputError:  # a decomposition that somebody had registered
         return ""
 

@@ -1,20 +1,28 @@
-"""Where trials run: workers that this process starts on this machine, or a Dask cluster that others started."""
+"""Where trials run: worker processes that this one starts on this machine, or a Dask cluster that others started.
+
+The scheduler of local workers runs in this process, the workers are plain subprocesses of it. Dask's own Nanny is not
+used: its children run this process's script again from the top, it cannot start them from a daemonic process, and when
+they are interrupted or die at the wrong moment it writes pages of log.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
 from .config import InputError
 
 WORKER = Path(__file__).with_name("worker.py")
+RESTART = 2  # seconds between two starts in the same place: what dies at once shall not keep the machine busy
 
 
 def check_address(scheduler: str, insecure: bool) -> None:
@@ -52,51 +60,57 @@ def slots(slots_per_gpu: int, workers: int) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for gpu in places]
 
 
+class Workers:
+    """Worker processes on this machine, one in each place, which is an environment; `close` kills them.
+
+    Replaces none that died unless `replace_lost` is called now and then, by the thread that made this: where that
+    thread ends, the kernel kills its workers.
+    """
+
+    def __init__(self, address: str, places: list[dict[str, str]]) -> None:
+        self.address, self.places = address, places
+        self.folder = TemporaryDirectory(prefix="lowrank-sweep-", ignore_cleanup_errors=True)
+        self.processes = [self.start(environment) for environment in places]
+        self.started = [time.monotonic()] * len(self.processes)
+
+    def start(self, environment: dict[str, str]) -> subprocess.Popen:
+        """One worker that finds the same modules as this process, in a process group that no Ctrl-C reaches."""
+        command = [sys.executable, "-P", str(WORKER), str(os.getpid()), self.address, self.folder.name]
+        modules = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        environment = os.environ | modules | environment
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
+
+    def replace_lost(self) -> None:
+        """Starts a worker in each place where one has died."""
+        for place, process in enumerate(self.processes):
+            if process.poll() is not None and time.monotonic() - self.started[place] > RESTART:
+                self.processes[place] = self.start(self.places[place])
+                self.started[place] = time.monotonic()
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+        self.folder.cleanup()
+
+
 @contextmanager
-def connected(scheduler: Any, slots_per_gpu: int = 1, workers: int = 0) -> Iterator[Any]:
-    """A Dask client: of the given scheduler or, where that is '', of local workers, which end with it."""
-    from distributed import Client, Nanny, Scheduler, SpecCluster
-    from tornado.ioloop import PeriodicCallback
+def connected(scheduler: Any, places: list[dict[str, str]]) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A Dask client, and what has to be called now and then in the same thread.
+
+    The client is that of the given scheduler or, if that is '', of local workers in the `places`, which end with it.
+    """
+    from distributed import Client, Scheduler, SpecCluster
 
     if scheduler:
         with Client(scheduler) as client:
-            yield client
+            yield client, lambda: None
         return
-    here = {"host": "127.0.0.1"}
-    worker = here | {"nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL}
-    nannies = {
-        number: {"cls": Nanny, "options": worker | {"env": environment}}
-        for number, environment in enumerate(slots(slots_per_gpu, workers))
-    }
-    head = {"cls": Scheduler, "options": here | {"port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}}
-    silent = {"silence_logs": "CRITICAL"}
-    with worker_first(), SpecCluster(workers=nannies, scheduler=head, **silent) as cluster, Client(cluster) as client:
-        mending = PeriodicCallback(lambda: mend(cluster), 2000)
-        cluster.loop.add_callback(mending.start)
-        try:
-            yield client
-        finally:
-            cluster.loop.add_callback(mending.stop)
-
-
-@contextmanager
-def worker_first() -> Iterator[None]:
-    """Has the processes that start meanwhile run worker.py; else they would run this process's script from the top."""
-    main = sys.modules["__main__"]
-    shown = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
-    main.__file__, main.__spec__ = str(WORKER), None
-    try:
-        yield
-    finally:
-        del main.__file__, main.__spec__
-        vars(main).update(shown)
-
-
-def mend(cluster: Any) -> None:
-    """Replaces workers whose nanny gave up: it does where the worker is killed while it starts."""
-    from distributed.core import Status
-
-    for name, nanny in list(cluster.workers.items()):
-        if nanny.status in (Status.closed, Status.failed):
-            del cluster.workers[name]
-    cluster.scale(len(cluster.worker_spec))
+    options = {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
+    with (
+        SpecCluster(scheduler={"cls": Scheduler, "options": options}, silence_logs="CRITICAL") as cluster,
+        Client(cluster) as client,
+        closing(Workers(cluster.scheduler_address, places)) as local,
+    ):
+        yield client, local.replace_lost

@@ -6,34 +6,42 @@ notebooks/train.ipynb, where `papermill --help-notebook` shows it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import html
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .formats import RANK_RULES
+import numpy as np
 
-PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
-DECOMPS = [*PLAIN, "bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
+from .errors import InputError, refuse_unknown
+from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
+
+DECOMPS = ChainMap(FORMATS, dict.fromkeys(PLAIN))  # by name: the plain ones, then every format, those of one's own last
 INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe="fast"
 # Parameters younger than some records, and what those ran with.
 ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0}
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
+PATHS = ("dataset", "runs")
 ROOT = Path(__file__).resolve().parent.parent  # the repository: notebooks run from several folders
 
 
-def located(path: str) -> Path:
-    """The path seen from the working directory or, where nothing is there, from the repository."""
-    return Path(path) if Path(path).exists() else ROOT / path
+def located(path: str | os.PathLike) -> Path:
+    """The path seen from the working directory or, where nothing is there, from the repository; ~ is the home."""
+    path = os.path.expanduser(path)
+    return Path(path) if os.path.exists(path) else ROOT / path
+
+
+def runs_folder(runs: str | os.PathLike) -> Path:
+    """The folder of records of that name: a relative path starts at the repository, ~ is the home."""
+    return ROOT / os.path.expanduser(runs)
 
 
 def relative(path: Path) -> Path:
@@ -52,23 +60,39 @@ def cache_folder() -> Path:
 
 def dataset_name(dataset: str) -> str:
     """What records call a dataset: a path becomes its last part without the endings."""
-    name = Path(dataset).name
-    return next((name.removesuffix(ending) for ending in ARCHIVES if name.endswith(ending)), name)
+    name = os.path.basename(os.path.abspath(os.path.expanduser(dataset)))  # of "." too
+    return next((name[: -len(ending)] for ending in ARCHIVES if name.lower().endswith(ending)), name)
 
 
 def is_dataset(dataset: str) -> bool:
     path = located(dataset)
-    return dataset in DATASETS or path.is_dir() or (path.is_file() and dataset.endswith(ARCHIVES))
+    archive = os.path.isfile(path) and dataset.lower().endswith(ARCHIVES)
+    return dataset in DATASETS or (dataset != "" and os.path.isdir(path)) or archive
 
 
-def parameter(default: Any, doc: str, allowed: str, test: Callable[[Any], bool]) -> Any:
-    """A Config field with its documentation, and what it may be in words and as a test."""
-    return field(default=default, metadata={"doc": doc, "allowed": lambda: allowed, "test": test})
+def is_runs(runs: str) -> bool:
+    """Whether the system takes names below it; who writes there says what else is in the way."""
+    try:
+        os.lstat(runs_folder(runs) / "run" / f".{'x' * 40}.tmp")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return runs != ""
+    except (OSError, ValueError):
+        return False
+    return True
 
 
-def choice(default: str, doc: str, options: list[str]) -> Any:
-    """A Config field that is one of the options, named in its documentation."""
-    metadata = {"doc": doc, "allowed": lambda: ", ".join(options), "test": options.__contains__}
+def parameter(
+    default: Any, doc: str, allowed: str, test: Callable[[Any], bool], kinds: tuple[type, ...] | None = None
+) -> Any:
+    """A Config field with its documentation, what it may be in words and as a test, and its types if not just one."""
+    kinds = kinds or (type(default),)
+    return field(default=default, metadata={"doc": doc, "allowed": lambda: allowed, "test": test, "kinds": kinds})
+
+
+def choice(default: str, doc: str, options: Collection[str], more: str = "") -> Any:
+    """A Config field that is one of the options, named in its documentation; `more` follows them in a refusal."""
+    metadata = {"doc": doc, "test": options.__contains__, "kinds": (str,)}
+    metadata["allowed"] = lambda: ", ".join(options) + more
     return field(default=default, metadata=metadata)
 
 
@@ -81,7 +105,7 @@ class Config:
     `budget`, `rank_scale` becomes 0.5.
     """
 
-    decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS)
+    decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS, OR_YOUR_OWN)
     dims: int = parameter(3, "modes that each 1x1 weight matrix is folded into", ">= 2", lambda v: v >= 2)
     rank_scale: float = parameter(
         0.0, "ranks relative to the largest useful ones, up to 1; 0 is not set", "0 to 1", lambda v: 0 <= v <= 1
@@ -113,9 +137,11 @@ class Config:
         0.0, "share of the training images kept out of training, to choose by", "0 to 0.5", lambda v: 0 <= v <= 0.5
     )
     epochs: int = parameter(24, "passes over the training images", ">= 1", lambda v: v >= 1)
-    batch_size: int = parameter(512, "images a step", ">= 2", lambda v: v >= 2)
+    batch_size: int = parameter(
+        0, "images a step; 0 follows the size of the data", "2 or more, or 0", lambda v: v == 0 or v >= 2
+    )
     learning_rate: float = parameter(
-        0.4, "peak of the schedule, for a loss averaged over the batch", "> 0", lambda v: v > 0
+        0.0, "peak of the schedule, for a loss averaged over the batch; 0 follows the batch", ">= 0", lambda v: v >= 0
     )
     schedule: str = choice(
         "triangle",
@@ -132,7 +158,13 @@ class Config:
     label_smoothing: float = parameter(
         0.0, "share of each target that is spread over all classes", ">= 0 and < 1", lambda v: 0 <= v < 1
     )
-    augment: bool = parameter(True, "crop, flip and cut out the training images", "True or False", lambda v: True)
+    augment: bool | str = parameter(
+        "auto",
+        "crop, flip and cut out training images; auto is not for digits",
+        "True, False or auto",
+        lambda v: v in (True, False, "auto"),
+        kinds=(str, bool),
+    )
     recipe: str = choice("2018", "2018 (as in the original log) or fast (see the README)", ["2018", "fast"])
     without: str = choice(
         "nothing",
@@ -150,7 +182,9 @@ class Config:
     save_weights: bool = parameter(
         False, "keep the trained weights beside the record, for lowrank.load", "True or False", lambda v: True
     )
-    runs: str = parameter("runs", "folder of the records; a relative path starts at the repository", "a path", bool)
+    runs: str = parameter(
+        "runs", "folder of the records; a relative path starts at the repository", "the path of a folder", is_runs
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -176,28 +210,34 @@ class Config:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Config:
         """A Config from named values; raises InputError at a name that is no parameter, with the nearest that is."""
-        names = [each.name for each in fields(cls)]
-        for name in values:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}"
-                raise InputError(f"{name}={values[name]!r}: there is no such parameter; {hint}")
+        refuse_unknown(values, [each.name for each in fields(cls)])
         return cls(**values)
 
     def run(self, data: str) -> str:
         """The id of a run: a hash of what decides its result, the data by the fingerprint `data`.
 
         Left out are `runs`, `save_weights` and what a form does not use: `dense` and `separable` have no modes
-        and no ranks, a `bottleneck` is never folded.
+        and no ranks, a `bottleneck` (or any other format without `uses_dims`) is never folded.
         """
         unused = {"runs", "save_weights"}
         if self.decomp in PLAIN:
             unused |= {"dims", "rank_scale", "budget", "rank_rule", "init"}
-        if self.decomp == "bottleneck":
+        if not uses_dims(self.decomp):
             unused |= {"dims"} | ({"rank_rule"} if self.rank_rule in ("useful", "original") else set())  # equal for it
         unused |= {name for name, value in ADDED.items() if getattr(self, name) == value}  # keeps older ids as they are
         decisive = {name: value for name, value in asdict(self).items() if name not in unused} | {"dataset": data}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+    def fitted(self, images: int) -> Config:
+        """With what was left to the data, given the number of training images.
+
+        `batch_size` leaves at least 20 steps an epoch, up to the 512 images of cifar10-fast. `learning_rate` is 0.4 at
+        512 and falls with the root of the batch: fewer images make a noisier step. Digits are not flipped.
+        """
+        batch_size = self.batch_size or min(512, max(2, 2 ** int(math.log2(max(2, images / 20)))))
+        learning_rate = self.learning_rate or round(0.4 * (batch_size / 512) ** 0.5, 4)
+        augment = self.dataset != "digits" if self.augment == "auto" else self.augment
+        return replace(self, batch_size=batch_size, learning_rate=learning_rate, augment=augment)
 
     def uses(self, ingredient: str) -> bool:
         """Whether an ingredient of the fast recipe takes part."""
@@ -206,7 +246,7 @@ class Config:
     @property
     def folder(self) -> Path:
         """Where the records go."""
-        return ROOT / self.runs
+        return runs_folder(self.runs)
 
 
 def parameters_of(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,8 +279,19 @@ def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
 
 
 def checked(parameter: Any, value: Any) -> Any:
-    """The value of one Config field, an int made a float or a str where that is meant; raises InputError."""
-    kind = type(parameter.default)
+    """The value of one Config field, an int made a float or a str where that is meant; raises InputError.
+
+    numpy's numbers are numbers, and paths may be Paths.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike) and parameter.name in PATHS:
+        value = os.fspath(value)
+    if type(value) is int and value.bit_length() > 63:
+        shown = value if value.bit_length() < 999 else "(a huge number)"
+        raise InputError(f"{parameter.name}={shown}; allowed: {parameter.metadata['allowed']()}, and below 2**63")
+    kinds = parameter.metadata["kinds"]
+    kind = type(value) if type(value) in kinds else kinds[0]
     if kind in (float, str) and type(value) is int:  # papermill reads 2018 as one
         value = kind(value)
     allowed = parameter.metadata["allowed"]()

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
-import io
 import math
 import os
-import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from .config import DATASETS, InputError, cache_folder, dataset_name, located
+from .files import lock, open_regular, replacing
+from .images import SIZE, content_hash, contents, read_splits
 
 STORED = ("train_images", "train_labels", "test_images", "test_labels", "classes", "fingerprint")  # in the cache
-SIZE = 32  # pixels along each side of an image
-CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what desktops leave in folders, beside hidden files
+READING = 2  # counts up when the same files give other pixels: the cache of an older one is not used any more
 
 
 @dataclass(frozen=True)
@@ -96,22 +92,29 @@ class Data:
         return mean, deviation
 
 
-def load(dataset: str, device: str | torch.device = "cpu") -> Data:
+def load(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data:
     """The dataset of that name or path, on the device.
 
     `digits` is scikit-learn's, `cifar10` and `cifar100` are torchvision's, downloaded once. Anything else is a folder
     with train/<class>/* and test/<class>/*, or an archive of one, whose images are resized to 32x32.
-    Raises InputError, one line, where the data cannot be downloaded, are damaged or are not laid out like that.
+    Case does not matter, and val/, valid/ or validation/ stand in for a test/ that is not there.
+    Raises InputError, one line, if the data cannot be downloaded, are damaged or are not laid out like that.
     """
+    dataset = os.fspath(dataset)
     if dataset == "digits":
         data = digits()
     elif dataset in DATASETS:
         data = cached(dataset, partial(torchvision_data, dataset))
     else:
         path = located(dataset)
-        if not path.exists():
-            raise InputError(f"dataset={dataset!r}: there is no such path; allowed are {', '.join(DATASETS)} or a path")
-        data = cached(f"{dataset_name(dataset)}-{content_hash(path)}", partial(decoded, path))
+        if not os.path.isdir(path) and not os.path.isfile(path):
+            allowed = f"{', '.join(DATASETS)} or the path of a folder or a file"
+            raise InputError(f"dataset={dataset!r}: there is no such path; allowed are {allowed}")
+        try:
+            key = content_hash(path)
+        except OSError as error:
+            raise InputError(f"dataset={dataset!r}: {error.filename} cannot be read: {error.strerror}") from error
+        data = cached(f"{dataset_name(dataset)}-{key}-{READING}", partial(decoded, path))
     tensors = {name: value.to(device) for name, value in vars(data).items() if isinstance(value, Tensor)}
     return replace(data, **tensors)
 
@@ -210,7 +213,7 @@ def cached(name: str, build: Callable[[], Data]) -> Data:
 def restored(file: Path) -> Data | None:
     """What `store` wrote, or None where it is missing or is not what it was."""
     try:
-        with np.load(file) as stored:
+        with open_regular(file) as stream, np.load(stream) as stored:
             *arrays, fingerprint = (stored[name] for name in STORED)
             data = assembled(*arrays)
     except Exception:  # a damaged file fails in many ways, and each means the same
@@ -220,13 +223,8 @@ def restored(file: Path) -> Data | None:
 
 def store(data: Data, file: Path) -> None:
     """Written whole or not at all, however many processes do so at once."""
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=file.parent) as folder:
-        temporary = Path(folder, file.name)
-        with temporary.open("wb") as stream:
-            np.savez(stream, **{name: np.asarray(getattr(data, name)) for name in STORED})
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **{name: np.asarray(getattr(data, name)) for name in STORED})
 
 
 # Where data come from: scikit-learn
@@ -287,7 +285,7 @@ def download(url: str, archive: Path, md5: str) -> None:
     """
     part = archive.with_name(archive.name + ".part")
     with part.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file.fileno())
         for _ in range(2):  # once more from the start, where what was kept is damaged
             if sound(archive, md5):
                 return
@@ -326,79 +324,27 @@ def append_rest(url: str, file: BinaryIO) -> None:
 def decoded(path: Path) -> Data:
     """The images of a folder or an archive in the order of their names, whatever the order in the archive.
 
-    Raises InputError where the archive is damaged, a file is no image, or the layout is not that of `load`.
+    Raises InputError if the archive is damaged, a file is no image, or the layout is not that of `load`.
     """
-    images = {}
     try:
-        for name, content in tqdm(members(path), desc=f"reading {path.name}", unit=" images", disable=None):
-            images[PurePosixPath(name).parts] = pixels(content, f"dataset={str(path)!r}: {name}")
+        splits = read_splits(path)
     except InputError:
         raise
     except Exception as error:  # archives fail in many ways
         reason = str(error).partition("\n")[0]
         raise InputError(f"dataset={str(path)!r}: it is damaged or cannot be read ({reason})") from error
-    classes = sorted({each[-2] for each in images if each[-3] == "train"})
+    train, test = splits["train"], splits["test"] or splits["val"]
+    for images, wanted in ((train, "train/<class>/"), (test, "test/<class>/ or val/<class>/")):
+        if not images:
+            raise InputError(
+                f"dataset={str(path)!r}: there are no images in {wanted}; there is {contents(path)}; "
+                "allowed is train/<class>/* with test/<class>/*"
+            )
+    classes = sorted({each[-2] for each in train})
+    if strange := [each for each in sorted(test) if each[-2] not in classes]:
+        raise InputError(f"dataset={str(path)!r}: {'/'.join(strange[0][-3:-1])} is a class that train/ does not have")
+    labels = {name: label for label, name in enumerate(classes)}
     arrays = []
-    for split in ("train", "test"):
-        chosen = sorted(each for each in images if each[-3] == split)
-        if not chosen:
-            raise InputError(f"dataset={str(path)!r}: there are no images in {split}/<class>/")
-        if strange := {each[-2] for each in chosen}.difference(classes):
-            raise InputError(f"dataset={str(path)!r}: test/{min(strange)} is a class that train/ does not have")
-        labels = {name: label for label, name in enumerate(classes)}
-        arrays += [np.stack([images[each] for each in chosen]), [labels[each[-2]] for each in chosen]]
+    for images in (train, test):
+        arrays += [np.stack([images[each] for each in sorted(images)]), [labels[each[-2]] for each in sorted(images)]]
     return assembled(*arrays, classes)
-
-
-def members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file in the splits of a folder or an archive, which is read once and not unpacked."""
-    if path.is_dir():
-        for name in listed(path):
-            yield name, (path / name).read_bytes()
-    elif path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            for name in filter(belongs, archive.namelist()):
-                yield name, archive.read(name)
-    else:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if belongs(member.name) and (file := archive.extractfile(member)):
-                    yield member.name, file.read()
-            archive.fileobj.seek(archive.offset)
-            if archive.fileobj.read()[:512] != bytes(512):  # tarfile takes a damaged header for the end
-                raise tarfile.ReadError("its end is missing")
-
-
-def listed(folder: Path) -> list[str]:
-    files = (file for file in folder.glob("*/*/*") if file.is_file())
-    return sorted(filter(belongs, (file.relative_to(folder).as_posix() for file in files)))
-
-
-def belongs(name: str) -> bool:
-    """Whether a file is …/train/<class>/* or …/test/<class>/*, and not hidden or clutter."""
-    parts = PurePosixPath(name).parts
-    clutter = any(part.startswith(".") or part.lower() in CLUTTER for part in parts)
-    return len(parts) >= 3 and parts[-3] in ("train", "test") and not clutter and not name.endswith("/")
-
-
-def pixels(content: bytes, name: str) -> np.ndarray:
-    """uint8 [3, 32, 32], resized (bicubic) where the size is another; raises InputError, which starts with the name."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode[0] in "IF":  # Pillow would make almost all of it white
-                raise ValueError
-            return np.asarray(image.convert("RGB").resize((SIZE, SIZE))).transpose(2, 0, 1)
-    except Exception as error:  # Pillow raises many kinds
-        raise InputError(f"{name} cannot be read as an image of 8 bits a channel") from error
-
-
-def content_hash(path: Path) -> str:
-    """Of the bytes of an archive; of the names, sizes and times of change of a folder's images, and of where it is."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    digest = hashlib.sha256(str(path.resolve()).encode())
-    for name in listed(path):
-        about = (path / name).stat()
-        digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n".encode())
-    return digest.hexdigest()[:16]

@@ -1,11 +1,52 @@
-"""The one kind of error that a user is meant to see: no traceback, a line that says what can be done."""
+"""What a user is meant to see in place of a traceback: one line that says what can be done."""
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-class InputError(ValueError):
-    """What a user asked for cannot be done; the message is one line that says what can."""
+
+class OneLine:
+    """An exception that IPython shows as its message alone."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class InputError(OneLine, ValueError):
+    """What a user asked for cannot be done; the message is one line that says what can, whatever the names in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(str(message).splitlines()))
+
+
+class Stopped(OneLine, KeyboardInterrupt):
+    """A sweep was interrupted; the message is one line that says how far it has come."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+def show_stopped_as_a_line() -> None:
+    """Has this process show a Stopped that nobody catches as its message alone, as IPython does."""
+    shown = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if isinstance(error, Stopped):
+            print(error, file=sys.stderr)
+        else:
+            shown(kind, error, trace)
+
+    sys.excepthook = show
+
+
+def refuse_unknown(values: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises InputError at a name that is not among the allowed ones, with the nearest that is."""
+    names = list(names)
+    for name, value in values.items():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}"
+            raise InputError(f"{name}={value!r}: there is no such parameter; {hint}")

@@ -105,9 +105,9 @@ def page(shared: Mapping[str, nbformat.NotebookNode], folder: Path) -> str:
 
 
 def section(name: str, notebook: nbformat.NotebookNode) -> str:
-    """A question, its answer and its pictures."""
+    """A question, its answer and its pictures; no tag that the answer holds is one."""
     question = notebook.cells[0].source.lstrip("# ")
-    lines = [f"<section><h2>{html.escape(question)}</h2>", markdown2html(answer(notebook))]
+    lines = [f"<section><h2>{html.escape(question)}</h2>", markdown2html(answer(notebook).replace("<", "&lt;"))]
     for number in range(1, len(pictures(notebook)) + 1):
         image, text = f"{name}-{number}", f"{html.escape(question)} Figure {number}"
         lines.append(f'<a href="{image}.pdf"><img src="{image}.png" alt="{text}"></a>')

@@ -5,18 +5,19 @@ Either way ends with `balance`: one norm for all cores, so that gradients reach 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
-import tntorch
 import torch
 from torch import Tensor
 
 from .formats import Layout
-from .layers import Decomposed, matrix
+from .formats.fits import widen
+from .layers import Decomposed
+
+Fit = Callable[[Tensor, Layout], list[Tensor] | None]  # of a weight [O, I]
 
 FLAT_STEPS = 10  # of L-BFGS: brings the largest singular value of every format to 0.5 to 1.3 of a random matrix's
-ALS_STEPS = 10  # of CP: what is left to gain by more is below a percent of the error
 NOISE = 0.05  # relative; keeps a layer of full rank from starting as an exact isometry
 
 
@@ -31,19 +32,11 @@ def balance(cores: Sequence[Tensor], layout: Layout, std: float | None = None) -
     """Give every core the same largest singular value; the weight stays, or gets the spread `std` about 0."""
     norms = [
         torch.linalg.matrix_norm(core.reshape(prod(core.shape[:split]), -1), 2)
-        for core, split in zip(cores, splits(layout), strict=True)
+        for core, split in zip(cores, layout.form.splits(layout.folding, layout.ranks), strict=True)
     ]
-    gain = 1.0 if std is None else std * layout.size**0.5 / matrix(cores, layout).norm()
+    gain = 1.0 if std is None else std * layout.size**0.5 / layout.weight(cores).norm()
     norm = (torch.stack(norms).log().mean() + torch.as_tensor(gain).log() / len(norms)).exp()
     return [core * (norm / own) for core, own in zip(cores, norms, strict=True)]
-
-
-def splits(layout: Layout) -> list[int]:
-    """How many leading axes of each core are the rows of the matrix that starts orthogonal."""
-    dims, rows = len(layout.folding.modes), layout.folding.rows
-    train = [2] * rows + [1] * (dims - rows)  # orthonormal towards the cut, from both ends
-    tucker = {"tt": train, "ring": train, "tucker": [rows] + [1] * dims, "tucker_tt": [1] * dims + train}
-    return tucker.get(layout.decomp, [1] * len(layout.shapes))
 
 
 # --- at random
@@ -52,16 +45,24 @@ def splits(layout: Layout) -> list[int]:
 def draw(layer: Decomposed, std: float) -> None:
     """Random cores whose weight has exactly the spread `std` about 0, from torch's global generator.
 
-    Orthogonal cores about the cut keep the singular values of W together at any rank. Where the format does
-    not let orthogonal cores make such a W (CP, rings), a few steps of L-BFGS flatten the singular values.
+    They are the format's own, if it has such a start, and else orthogonal.
+    """
+    layout = layer.layout
+    put(layer, layout.form.start(layout.folding, layout.ranks) or orthogonal_cores(layout), std)
+
+
+def orthogonal_cores(layout: Layout) -> list[Tensor]:
+    """Orthogonal cores about the cut, with a little noise: they keep the singular values of W together at any rank.
+
+    If the format does not let orthogonal cores make such a W (CP, rings), a few steps of L-BFGS flatten the singular
+    values.
     """
     cores = []
-    for shape, split in zip(layer.layout.shapes, splits(layer.layout), strict=True):
+    for shape, split in zip(layout.shapes, layout.form.splits(layout.folding, layout.ranks), strict=True):
         core = torch.nn.init.orthogonal_(torch.empty(prod(shape[:split]), prod(shape[split:])))
         cores.append(core.reshape(shape))
-    descend(cores, lambda: spread(matrix(cores, layer.layout)), FLAT_STEPS)
-    noisy = [core + NOISE * core.square().mean().sqrt() * torch.randn_like(core) for core in cores]
-    put(layer, noisy, std)
+    descend(cores, lambda: spread(layout.weight(cores)), FLAT_STEPS)
+    return [core + NOISE * core.square().mean().sqrt() * torch.randn_like(core) for core in cores]
 
 
 @torch.no_grad()
@@ -99,83 +100,33 @@ def descend(cores: Sequence[Tensor], loss, steps: int) -> None:
 # --- from a weight
 
 
-def approximate(layer: Decomposed, weight: Tensor, std: float | None = None) -> float:
-    """Start at the best approximation of `weight` [O, I]; returns the relative error in the Frobenius norm.
+def fit_format(weight: Tensor, layout: Layout) -> list[Tensor] | None:
+    return layout.form.fit(weight, layout.folding, layout.ranks)
 
-    Truncated SVD (bottleneck), TT-SVD (Oseledets 2011), HOSVD (De Lathauwer 2000), CP by alternating least
-    squares, all but the first by tntorch; any other format by L-BFGS from a random start.
+
+def measure_fit(weight: Tensor, layout: Layout) -> float:
+    """The relative error of the format's fit of a weight [O, I]; raises ValueError if the format has none."""
+    weight = widen(weight)
+    cores = fit_format(weight, layout)
+    if cores is None:
+        raise ValueError(f"error: decomp={layout.decomp!r} has no fit of its own; allowed: budget, rank_scale, ranks")
+    return ((layout.weight(cores) - weight).norm() / weight.norm()).item()
+
+
+def approximate(layer: Decomposed, weight: Tensor, std: float | None = None, fit: Fit = fit_format) -> float:
+    """Start at a fit of `weight` [O, I], the format's own; returns the relative error in the Frobenius norm.
+
+    What `fit` does not know (it returns None) is fitted by L-BFGS from a random start.
     """
-    layout = layer.layout
-    weight = weight.detach().float().cpu().reshape(layout.folding.outputs, -1)
-    cores = FITS.get(layout.decomp, fit)(weight, layer)
-    error = (matrix(cores, layout) - weight).norm() / weight.norm()
+    layout, weight = layer.layout, widen(weight).reshape(layer.layout.folding.outputs, -1)
+    cores = fit(weight, layout) or fit_by_descent(weight, layer)
+    error = (layout.weight(cores) - weight).norm() / weight.norm()
     put(layer, cores, std)
     return error.item()
 
 
-def fit(weight: Tensor, layer: Decomposed, steps: int = 200) -> list[Tensor]:
+def fit_by_descent(weight: Tensor, layer: Decomposed, steps: int = 200) -> list[Tensor]:
     draw(layer, weight.square().mean().sqrt().item())
     cores = [core.detach().float().cpu().clone() for core in layer.cores]
-    descend(cores, lambda: (matrix(cores, layer.layout) - weight).square().sum() / weight.square().sum(), steps)
+    descend(cores, lambda: (layer.layout.weight(cores) - weight).square().sum() / weight.square().sum(), steps)
     return cores
-
-
-def fit_bottleneck(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    rank = layer.layout.ranks[0]
-    left, values, right = torch.linalg.svd(weight, full_matrices=False)
-    return [left[:, :rank] * values[:rank].sqrt(), values[:rank, None].sqrt() * right[:rank]]
-
-
-def fit_tensor_train(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    train = tntorch.Tensor(weight.reshape(layer.layout.folding.modes), ranks_tt=list(layer.layout.ranks))
-    return padded(train.cores, layer.layout.shapes)
-
-
-def fit_tucker(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    tucker = tntorch.Tensor(weight.reshape(layer.layout.folding.modes), ranks_tucker=list(layer.layout.ranks))
-    core = torch.zeros(layer.layout.ranks)
-    core[tuple(slice(size) for size in tucker.tucker_core().shape)] = tucker.tucker_core()
-    return [core, *padded(tucker.Us, layer.layout.shapes[1:])]
-
-
-def fit_tucker_tt(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    modes, ranks = layer.layout.folding.modes, layer.layout.ranks
-    tensor = tntorch.Tensor(
-        weight.reshape(modes), ranks_tucker=list(ranks[: len(modes)]), ranks_tt=list(ranks[len(modes) :])
-    )
-    return padded([*tensor.Us, *tensor.cores], layer.layout.shapes)
-
-
-def fit_cp(weight: Tensor, layer: Decomposed) -> list[Tensor]:
-    tensor = weight.reshape(layer.layout.folding.modes)
-    tensor = tntorch.Tensor(tensor, ranks_cp=layer.layout.ranks[0], max_iter=ALS_STEPS)
-    cores = [core.contiguous() for core in tensor.cores]
-    unused = torch.stack([core.norm(dim=0) for core in cores]).amin(0) == 0  # columns that the weight does not need
-    for core in cores[:-1]:  # as in `padded`: noise, which the zeros of the last core meet
-        core[:, unused] = core.square().mean().sqrt() * torch.randn(core.shape)[:, unused]
-    cores[-1][:, unused] = 0
-    return cores
-
-
-def padded(cores: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Cores that came back with smaller ranks, filled up so that W stays and gradients reach what is new.
-
-    Along its last axis a core is filled with noise, which the zeros of its neighbour meet.
-    """
-    full = []
-    for core, shape in zip(cores, shapes, strict=True):
-        own = tuple(slice(size) for size in core.shape)
-        larger = torch.zeros(shape)
-        larger[own[:-1]] = torch.randn(shape)[own[:-1]] * core.square().mean().sqrt()
-        larger[own] = core
-        full.append(larger)
-    return full
-
-
-FITS = {
-    "bottleneck": fit_bottleneck,
-    "tt": fit_tensor_train,
-    "tucker": fit_tucker,
-    "tucker_tt": fit_tucker_tt,
-    "cp": fit_cp,
-}

@@ -11,12 +11,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from .formats import uses_dims
 from .inference import combine, group_runs
 
 SIZES = ("parameters", "multiply_adds")
 NETWORK = ["decomp", "dims", "budget", "width"]  # what tells the networks of one training setting apart
 PLAIN = "separable"
-UNFOLDED = ("dense", "separable", "bottleneck")  # which ignore the number of modes that a record names
 
 
 def bracket(plain: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def against_narrow(table: pd.DataFrame, looks: int = 1) -> pd.DataFrame:
     "multiply_adds"); the columns are those of `inference.combine`, with intervals simultaneous over all rows, and
     `ratio`: multiply-adds (parameters, at equal multiply-adds) over those of the narrow network.
     """
-    table = table.assign(dims=table.dims.mask(table.decomp.isin(UNFOLDED), 0))
+    table = table.assign(dims=table.dims.mask(~table.decomp.map(uses_dims), 0))
     groups = group_runs(table, NETWORK, check=["budget"], looks=looks)
     sizes = table.groupby(NETWORK)[list(SIZES)].first().loc[groups.rows.index]
     decomp = sizes.index.get_level_values("decomp")

@@ -1,34 +1,18 @@
-"""The CIFAR network, and any other network with its layers decomposed.
-
-The network is the 64-128-256-512 ResNet of davidcpage/cifar10-fast, built from whatever makes a convolution.
-"""
+"""The CIFAR network: the 64-128-256-512 ResNet of davidcpage/cifar10-fast, from whatever makes a convolution."""
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatch
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from .errors import InputError
-from .formats import FORMATS, RANK_RULES, Layout, fold, solve
-from .initial import approximate, draw, silence
-from .layers import Decomposed, DecomposedConv2d, DecomposedLinear, is_grouped, kernel_size, matrix_shape, named_layers
 from .summary import summary
 
 IMAGE = (3, 32, 32)
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
-INITS = ("weights", "random", "decompose", "decompose_rescaled")
-
-
-# --- the CIFAR network
 
 
 def plain(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
@@ -104,138 +88,3 @@ def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn
             head=Head(8 * w, classes),
         )
     )
-
-
-# --- any network
-
-
-def matching(names: Sequence[str], skip: Iterable[str]) -> set[str]:
-    """The names that a pattern of `skip` matches; raises InputError at a pattern that matches none."""
-    matched = set()
-    for pattern in [skip] if isinstance(skip, str) else skip:
-        found = {name for name in names if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")}
-        if not found:
-            raise InputError(f"skip={pattern!r} names no layer; there are {', '.join(names)}")
-        matched |= found
-    return matched
-
-
-def chosen(module: nn.Module, skip: Iterable[str]) -> dict[nn.Module, list[str]]:
-    """The layers to decompose, each with all its names; warns of grouped convolutions that are left."""
-    layers = dict(named_layers(module, remove_duplicate=False))
-    skipped = matching(list(layers), skip)
-    kept = {name: layer for name, layer in layers.items() if name not in skipped and not isinstance(layer, Decomposed)}
-    grouped = [name for name, layer in kept.items() if is_grouped(layer)]
-    if grouped:
-        warnings.warn(f"grouped convolutions are left as they are: {', '.join(grouped)}", stacklevel=3)
-    names: dict[nn.Module, list[str]] = {}
-    for name, layer in kept.items():
-        if name not in grouped:
-            names.setdefault(layer, []).append(name)
-    if not names:
-        raise InputError(f"skip={skip!r} leaves no Conv2d with groups=1 and no Linear to decompose")
-    return names
-
-
-def replace(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """The module with the one of this name replaced, in place; "" is the module itself."""
-    if not name:
-        return layer
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, layer)
-    return module
-
-
-def decompose(
-    module: nn.Module,
-    *,
-    decomp: str = "tt",
-    dims: int = 3,
-    budget: float = 0.0,
-    rank_scale: float = 0.0,
-    rank_rule: str = "useful",
-    init: str = "weights",
-    skip: Iterable[str] = (),
-    contraction: str = "auto",
-) -> nn.Module:
-    """A copy of the module with its Conv2d (groups=1) and Linear layers held in a tensor format.
-
-    `budget` is the share of the replaced layers' weights, all together, that the decomposed ones may use;
-    `rank_scale` the share of the way to the largest useful ranks; one of the two is set. `init` "weights" starts
-    at the best approximation of the module's weights, "random" at orthogonal cores of the same spread,
-    "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread restored.
-    `skip` names layers to leave, by shell patterns; grouped convolutions are left, with a warning.
-
-    Raises InputError, one line that names the argument, where it is out of range or the budget cannot be met.
-    """
-    check(decomp, dims, budget, rank_scale, rank_rule, init)
-    module = copy.deepcopy(module)
-    names = chosen(module, skip)
-    foldings = [fold(*matrix_shape(layer), dims, kernel_size(layer), rank_rule) for layer in names]
-    with one_line():
-        layouts = solve(decomp, foldings, budget=budget, rank_scale=rank_scale, rank_rule=rank_rule)
-    for (layer, layer_names), layout in zip(names.items(), layouts, strict=True):
-        decomposed = held(layer, layout, init, contraction)
-        for name in layer_names:
-            module = replace(module, name, decomposed)
-    return module
-
-
-@contextmanager
-def one_line() -> Iterator[None]:
-    """Makes the ValueError of formats and layers the InputError that a notebook shows in one line."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-def check(decomp: str, dims: int, budget: float, rank_scale: float, rank_rule: str, init: str) -> None:
-    for name, value, allowed in (
-        ("decomp", decomp, FORMATS),
-        ("rank_rule", rank_rule, RANK_RULES),
-        ("init", init, INITS),
-    ):
-        if value not in allowed:
-            raise InputError(f"{name}={value!r}; allowed: {', '.join(allowed)}")
-    if not isinstance(dims, int) or dims < 2:
-        raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
-    if not (0 <= budget <= 1 and 0 <= rank_scale <= 1) or bool(budget) == bool(rank_scale):
-        raise InputError(f"budget={budget!r}, rank_scale={rank_scale!r}; allowed: one of them above 0 and up to 1")
-
-
-@torch.no_grad()
-def held(layer: nn.Conv2d | nn.Linear, layout: Layout, init: str, contraction: str) -> Decomposed:
-    """The layer in this layout, its cores started as `init` says; on the meta device there is nothing to start."""
-    kind = DecomposedConv2d if isinstance(layer, nn.Conv2d) else DecomposedLinear
-    if isinstance(layer, NonDynamicallyQuantizableLinear):
-        contraction = "weight"  # nn.MultiheadAttention takes this layer's weight and never calls it
-    with one_line():
-        decomposed = kind(layer, layout, contraction)
-    weight = layer.weight
-    if weight.is_meta:
-        return decomposed
-    std = weight.float().square().mean().sqrt().item()
-    if std == 0:
-        silence(decomposed)
-    elif init == "random":
-        draw(decomposed, std)
-    elif init == "weights":
-        decomposed.error = approximate(decomposed, weight)
-    else:
-        dense = std * torch.randn(weight.shape)
-        decomposed.error = approximate(decomposed, dense, std if init == "decompose_rescaled" else None)
-    return decomposed
-
-
-@torch.no_grad()
-def densify(module: nn.Module) -> nn.Module:
-    """A copy of the module with every decomposed layer made a plain Conv2d or Linear with the weight of its cores."""
-    module = copy.deepcopy(module)
-    layers = {}
-    for name, layer in named_layers(module, remove_duplicate=False):
-        if isinstance(layer, Decomposed):
-            if layer not in layers:
-                layers[layer] = layer.dense()
-            module = replace(module, name, layers[layer])
-    return module

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from .config import Config, InputError
+from .errors import refuse_unknown
 from .results import FINAL, claim, record
-from .studies import SCALES, SECONDS, SEEDS, STUDIES, each
+from .studies import SCALES, SEEDS, STUDIES, each
 from .table import results
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
-OWN = ["study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers"]
+NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
+OWN = ["study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout"]
 
 
 def planned(
@@ -24,9 +28,8 @@ def planned(
     """The parameters of every run of a study, a named one at its scale.
 
     `seeds` runs each with seeds 0 to seeds - 1, but those that name a seed; 0 is the scale's own number and, for a
-    list, what the list says.
-    `dataset`, where it is not '', and `overrides` replace a parameter in every run. Raises InputError where there
-    is no such study, scale or parameter.
+    list, what the list says. `dataset`, if it is not '', and `overrides` replace a parameter in every run. Raises
+    InputError if there is no such study, scale or parameter.
     """
     if isinstance(study, str) and study not in STUDIES:
         raise InputError(f"study={study!r}; allowed: {', '.join(STUDIES)}")
@@ -34,30 +37,13 @@ def planned(
         raise InputError(f"scale={scale!r}; allowed: {', '.join(SCALES)}")
     if type(seeds) is not int or seeds < 0:
         raise InputError(f"seeds={seeds!r}; allowed: an int, 0 or more")
-    refuse_unknown(overrides)
+    refuse_unknown(overrides, [*OWN, *(each.name for each in fields(Config))])
     runs = study
     if isinstance(study, str):
         runs, seeds = each([SCALES[scale]], *STUDIES[study][scale]), seeds or SEEDS[scale]
     overrides |= {"dataset": dataset} if dataset else {}
     runs = each(runs, overrides)
     return [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
-
-
-def refuse_unknown(overrides: dict[str, Any]) -> None:
-    """Raises InputError at a name that is a parameter neither of a sweep nor of a run, with the nearest that is."""
-    names = [*OWN, *(each.name for each in fields(Config))]
-    for name, value in overrides.items():
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}"
-            raise InputError(f"{name}={value!r}: there is no such parameter; {hint}")
-
-
-def fingerprint(dataset: str) -> str:
-    """What run ids call the data."""
-    from .data import load
-
-    return load(dataset).fingerprint
 
 
 def fastest_precision() -> str:
@@ -70,12 +56,15 @@ def fastest_precision() -> str:
 
 def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
     """The Config of every run under its id; raises InputError, before anything runs, where one is not possible."""
+    from .data import load
+
     configs = [Config.of(parameters) for parameters in runs]
-    data = {dataset: fingerprint(dataset) for dataset in {config.dataset for config in configs}}
+    data = {dataset: load(dataset) for dataset in {config.dataset for config in configs}}
+    configs = [config.fitted(len(data[config.dataset].train_labels)) for config in configs]
     if any(config.precision == "auto" for config in configs):
         auto = fastest_precision()
         configs = [replace(config, precision=auto) if config.precision == "auto" else config for config in configs]
-    return {config.run(data[config.dataset]): config for config in configs}
+    return {config.run(data[config.dataset].fingerprint): config for config in configs}
 
 
 def finished(config: Config, run: str) -> dict[str, Any] | None:
@@ -84,11 +73,26 @@ def finished(config: Config, run: str) -> dict[str, Any] | None:
     return found if found and found["status"] in FINAL else None
 
 
-def seconds_each(scale: str, configs: dict[str, Config]) -> float:
-    """How long a run of this study takes: the mean of those that are done, or what is usual at the scale."""
-    done = [record(config.folder, run) for run, config in configs.items()]
-    times = [found["seconds"] for found in done if found and found.get("seconds")]
-    return sum(times) / len(times) if times else SECONDS[scale]
+def work_of(configs: dict[str, Config]) -> dict[str, float]:
+    """What each run costs: the multiply-adds of one image forward, times the epochs."""
+    return {run: float(config.epochs * multiply_adds(config)) for run, config in configs.items()}
+
+
+def multiply_adds(config: Config) -> int:
+    """Of one image forward; 1 if there can be no such network."""
+    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
+    with suppress(InputError):
+        return counted(**{name: getattr(config, name) for name in names})
+    return 1
+
+
+@cache
+def counted(**form: Any) -> int:
+    from .trial import build, sizes
+
+    config = Config.of(form)
+    with torch.device("meta"):
+        return sizes(config, build(config, classes=10))["multiply_adds"]
 
 
 def announce(study: Study, scale: str, configs: dict[str, Config], missing: dict[str, Config]) -> str:
@@ -98,15 +102,17 @@ def announce(study: Study, scale: str, configs: dict[str, Config], missing: dict
     done = [record(config.folder, run) for run, config in configs.items() if run not in missing]
     here = revision() if done else ""
     other = sum(found.get("revision") != here for found in done)
-    name = f"{study}, {scale}" if isinstance(study, str) else "own grid"
+    name = f"{study}, {NAMES.get(scale, scale)}" if isinstance(study, str) else "own grid"
     note = f" ({other} by another revision of the code)" if other else ""
     return f"{name}: {len(configs)} runs, {len(done)} done{note}, {len(missing)} to train"
 
 
 def rows_of(configs: dict[str, Config], folder: Path) -> pd.DataFrame:
-    """The rows of the table that belong to these runs."""
+    """The rows of the table that belong to these runs, in their order."""
+    places = {run: place for place, run in enumerate(configs)}
     table = results(folder)
-    return table[table["run"].isin(list(configs))].reset_index(drop=True)
+    found = table[table["run"].isin(places)]
+    return found.sort_values("run", key=lambda runs: runs.map(places), ignore_index=True)
 
 
 def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs", **overrides: Any) -> pd.DataFrame:

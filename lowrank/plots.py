@@ -21,6 +21,7 @@ from matplotlib.colors import to_hex
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, PercentFormatter
 
 from .config import PLAIN, InputError
+from .display import as_label
 from .inference import CONFIDENCE, MARGIN
 from .settings import FEWEST, caption, listed, points, scope, span
 
@@ -38,6 +39,7 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "sDvo^Ph*", strict=True))  # for print without colour
 OWN = ("#7B3294", "#8C510A", "#A50026")  # of decompositions of a user's own, which are circles
 APART = 0.011  # of the axis, between formats side by side around the mark of their budget
+PARTS = {"train": "bottleneck", "validation": "ring", "test": "tt"}  # of the images, with whose colour they are drawn
 FAINT = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 STYLE = {
     "figure.facecolor": "white",  # opaque: a dark page shows a white card
@@ -148,7 +150,7 @@ def draw_group(ax: Axes, runs: pd.DataFrame, rows: pd.DataFrame, colour: Any, la
     ax.dots += list(zip(runs["size"], runs.test_accuracy, ids, strict=True))
     errors = np.abs(rows[["low", "high"]].to_numpy() - rows[["mean"]].to_numpy()).T
     look = {"markersize": 5.5, "elinewidth": 1.4, "capsize": 2}
-    ax.errorbar(rows["size"], rows["mean"], errors, fmt=marker, color=colour, label=label, **look)
+    ax.errorbar(rows["size"], rows["mean"], errors, fmt=marker, color=colour, label=as_label(label), **look)
 
 
 def colours(by: str, values: Iterable[Any]) -> dict[Any, Any]:
@@ -199,7 +201,7 @@ def heatmap(
     sns.heatmap(cells, ax=ax, annot=True, **look)
     ax.grid(False)
     ax.set(xlabel=columns, ylabel=rows)
-    note(ax, f"{listed(table.dataset)}, {scope(table)}; each number a mean over seeds")
+    note(ax, f"{as_label(listed(table.dataset))}, {scope(table)}; each number a mean over seeds")
     return ax
 
 
@@ -207,10 +209,17 @@ def heatmap(
 
 
 def curves(history: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """Loss and accuracy over epochs, in training and test, of the history of one run, on two axes."""
+    """Loss and accuracy over epochs of the history of one run, on two axes: in training, test and, if any, validation.
+
+    Raises InputError if the history has not all of them.
+    """
+    columns = ["epoch", *(f"{part}_{name}" for part in ("train", "test") for name in ("loss", "accuracy"))]
+    if lacking := [name for name in columns if name not in history]:
+        raise InputError(f"history: there is no column {', '.join(lacking)}")
     axes = plt.subplots(1, 2, figsize=(9, 3.5))[1] if axes is None else axes
     for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
-        for part, colour in (("train", COLOURS["bottleneck"]), ("test", COLOURS["tt"])):
+        for part in [part for part in PARTS if f"{part}_{name}" in history]:
+            colour = COLOURS[PARTS[part]]
             ax.plot(history.epoch, history[f"{part}_{name}"], ".-", color=colour, label=part)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="epoch", ylabel=name)
@@ -255,11 +264,12 @@ def forest(rows: pd.DataFrame, label: str, by: str, ax: Axes | None = None, comp
         errors = np.abs(lines[["low", "high"]].to_numpy() - lines[["mean"]].to_numpy()).T
         ax.errorbar(lines["mean"], heights, xerr=errors, fmt="none", color=hues[group], elinewidth=1.6, capsize=3)
         fills = np.where((lines.low > 0) | (lines.high < 0), to_hex(hues[group]), "white")
-        ax.scatter(lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=f"{by} {group}")
+        name = as_label(f"{by} {group}")
+        ax.scatter(lines["mean"], heights, c=fills, edgecolors=[hues[group]], zorder=3, label=name)
     if points:
         ax.axvspan(-scale * MARGIN, scale * MARGIN, color="#EEEEEE", zorder=0)
     ax.axvline(0, color="#444444", linewidth=1)
-    ax.set_yticks(range(len(labels)), labels)
+    ax.set_yticks(range(len(labels)), [as_label(each) for each in labels])
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="difference in test accuracy (points)" if points else "difference in test loss", ylabel="")

@@ -1,10 +1,16 @@
-"""What a person sees of a run: lines that last, and a bar that leaves nothing behind in a saved notebook."""
+"""What a person sees of a run and of a sweep: lines that last, and one that is replaced and leaves nothing behind.
+
+Both count work: a run its steps, a sweep the multiply-adds of its trials. The time left is what the rest takes at the
+speed so far; before anything is done there is none.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +18,8 @@ from tqdm import tqdm
 
 WARM = 2  # steps until the speed has settled
 TIMED = 5  # steps after which the time of a run is estimated
-REFRESH = 0.5  # seconds between two pictures of the bar
+REFRESH = 0.5  # seconds between two pictures of the line
+SAID = 60  # seconds between two lines that last, where nobody sees the one that is replaced
 
 
 def span(seconds: float) -> str:
@@ -20,51 +27,67 @@ def span(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
-class NotebookBar:
-    """One line in a live notebook, replaced as it changes; `close` leaves it empty."""
-
-    def __init__(self, total: int, initial: int) -> None:
-        from IPython.display import display
-
-        self.total, self.n, self.initial = total, initial, initial
-        self.start = self.shown = time.monotonic()
-        self.handle = display(self.text(""), raw=True, display_id=True)
-
-    def text(self, line: str) -> dict[str, str]:
-        return {"text/plain": line}
-
-    def update(self) -> None:
-        self.n += 1
-        now = time.monotonic()
-        if now - self.shown < REFRESH:
-            return
-        self.shown = now
-        left = (now - self.start) / (self.n - self.initial) * (self.total - self.n)
-        share = self.n / self.total
-        self.handle.update(self.text(f"{'█' * round(30 * share):░<30} {share:4.0%}, {span(left)} left"), raw=True)
-
-    def close(self) -> None:
-        self.handle.update(self.text(""), raw=True)
-
-
 def in_notebook() -> bool:
     return "ipykernel" in sys.modules and sys.modules["ipykernel"].kernelapp.IPKernelApp.initialized()
 
 
-class Progress:
-    """Tells `log` what a run costs and how each epoch went; with `bar`, shows how far it is."""
+def watched() -> bool:
+    """Whether somebody sees a line that is replaced: in JupyterLab or a terminal, not under papermill."""
+    return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
 
-    def __init__(self, log: Callable[[str], None], bar: bool, steps: int, epochs: int, finished: int) -> None:
-        self.log, self.total, self.done = log, steps * epochs, steps * finished
-        self.first, self.mark = self.done, 0.0
-        if bar and in_notebook():
-            self.bar = NotebookBar(self.total, self.done)
-        else:  # disable=None: only in a terminal
-            self.bar = tqdm(total=self.total, initial=self.done, disable=None if bar else True, leave=False)
+
+class NotebookLine:
+    """A line in a live notebook, replaced as it changes; `close` leaves it empty."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def set_description_str(self, text: str) -> None:
+        self.handle.update({"text/plain": text}, raw=True)
+
+    def close(self) -> None:
+        self.set_description_str("")
+
+
+class Progress:
+    """How much of the counted work is done, on a line that is replaced; without `shown` nothing is displayed."""
+
+    def __init__(self, total: float, done: float = 0, shown: bool = True) -> None:
+        self.total, self.first, self.done = total, done, done
+        self.start, self.drawn = time.monotonic(), 0.0
+        # disable=None: only in a terminal
+        terminal = {"bar_format": "{desc}", "leave": False, "disable": None if shown else True}
+        self.line = NotebookLine() if shown and in_notebook() else tqdm(**terminal)
+
+    def seconds_left(self) -> float | None:
+        """At the speed so far; None before anything is done."""
+        worked = self.done - self.first
+        return (time.monotonic() - self.start) / worked * (self.total - self.done) if worked else None
+
+    def draw(self, *parts: str) -> None:
+        """Shows a bar with the parts and the time left, unless that was done a moment ago."""
+        if time.monotonic() - self.drawn > REFRESH:
+            self.drawn = time.monotonic()
+            share, left = self.done / (self.total or 1), self.seconds_left()
+            time_left = [f"about {span(left)} left"] if left is not None else []
+            self.line.set_description_str(f"{'█' * round(30 * share):░<30} {', '.join([*parts, *time_left])}")
+
+    def close(self) -> None:
+        self.line.close()
+
+
+class RunProgress(Progress):
+    """Tells `log` what a run costs and how each epoch went; with `shown`, shows how far it is."""
+
+    def __init__(self, log: Callable[[str], None], shown: bool, steps: int, epochs: int, finished: int) -> None:
+        super().__init__(steps * epochs, steps * finished, shown)
+        self.log, self.mark = log, 0.0
 
     def step(self) -> None:
         self.done += 1
-        self.bar.update()
+        self.draw(f"{self.done / self.total:.0%}")
         taken = self.done - self.first
         if taken == WARM:
             self.mark = time.monotonic()
@@ -80,5 +103,42 @@ class Progress:
             f"{part} loss {row[f'{part}_loss']:.4f} accuracy {row[f'{part}_accuracy']:.2%}"
         )
 
-    def close(self) -> None:
-        self.bar.close()
+
+class SweepProgress(Progress):
+    """Done, failed, running and remaining runs of a sweep, and the time left: on the line, or to `log` once a minute.
+
+    `work` is what each run that is to be trained costs, in the order in which they are begun.
+    """
+
+    def __init__(self, work: dict[str, float], log: Callable[[str], None]) -> None:
+        super().__init__(sum(work.values()))
+        self.work, self.log, self.counts, self.worked = dict(work), log, Counter(), 0.0
+        self.begun, self.said = time.monotonic(), time.monotonic()
+
+    def add(self, run: str, status: str) -> None:
+        """Counts one run that ended; what failed says nothing about the speed."""
+        self.counts[status] += 1
+        cost = self.work.pop(run)
+        if status == "failed":
+            self.total -= cost
+        else:
+            self.worked += cost
+
+    def tick(self, workers: int) -> None:
+        """Brings the line up to date; `workers` run one trial each."""
+        running = list(self.work.values())[:workers]
+        if not self.counts and not running:
+            self.start = time.monotonic()  # the time until there are workers does not count
+        self.done = self.worked and self.worked + sum(running) / 2  # on average they are half done
+        parts = [f"{len(running)} running", f"{len(self.work) - len(running)} remaining"]
+        self.draw(*self.ended(), *parts)
+        if not watched() and time.monotonic() - self.said > SAID:
+            self.said, left = time.monotonic(), self.seconds_left()
+            self.log(", ".join([*self.ended(), *parts, *([f"about {span(left)} left"] if left is not None else [])]))
+
+    def ended(self, statuses: Iterable[str] = ("done",)) -> list[str]:
+        return [f"{self.counts[status]} {status}" for status in dict.fromkeys([*statuses, *self.counts])]
+
+    def finish(self) -> None:
+        """Says how the runs ended and how long it took."""
+        self.log(f"{', '.join(self.ended(()))} in {span(time.monotonic() - self.begun)}")

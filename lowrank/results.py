@@ -6,29 +6,28 @@
     runs/<run>/.claim        locked by the process that works on the run; the kernel frees it when that process dies
     runs/results.csv         the records as one table, derived: every store replaces it; it may be deleted
 
-Claims are `flock` locks: they hold between the processes of a host, and between hosts where the file system
-passes them on.
+Whatever of these is damaged is named, and the rest goes on without it.
 """
 
 from __future__ import annotations
 
 import csv
-import fcntl
+import errno
 import io
 import json
 import math
 import os
-import secrets
-import shutil
+import reprlib
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import fields
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ADDED, ROOT, Config, InputError, html_table
+from .config import ADDED, Config, InputError, html_table, runs_folder
+from .files import claim, named, open_regular, read_at_most, sweep_up, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +57,11 @@ MEASURED = {
     "started": str,
     "reason": str,
 }
-TYPES = {"run": str, "status": str} | {each.name: type(each.default) for each in fields(Config)} | MEASURED
+CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
+TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
+LARGEST = 2**24  # bytes of a record file that are read
+FIRST_YEAR, LAST_YEAR = 1970, 2261  # of `started`: pandas can tell no time after it
 COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
 
 
@@ -73,87 +75,54 @@ class Record(dict):
         return html_table({name: [value] for name, value in self.items() if name != "correct"})
 
 
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Makes an OSError an InputError with the path, the cause and the space left."""
-    try:
-        yield
-    except OSError as error:
-        there = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
-        space = f"{shutil.disk_usage(there).free / 1e6:.1f} MB free"
-        raise InputError(f"{path}: cannot be written: {error.strerror or error} ({space})") from error
-
-
-def write(path: Path, content: bytes) -> None:
-    """The file as a whole or not at all, whatever kills the process or the machine.
-
-    Raises InputError, with the path and the space left, where the disk is full or the folder read-only.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with named(path):
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, outlives a power cut
-        finally:
-            os.close(folder)
-
-
-@contextmanager
-def claim(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds a folder for this process: True once it is held; without `wait` False where another holds it.
-
-    Makes the folder where there is none. The lock file stays: to remove it would let two processes hold two files.
-    """
-    with named(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".claim", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(lock)
-
-
-def sweep_up(folder: Path) -> None:
-    """Removes what killed writers left; the caller holds the folder's claim."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
-
-
 @cache
 def parsed(path: str, inode: int, changed: int) -> dict[str, Any] | None:
-    """A record file, read once a version; None, with a warning that names it, where it is damaged."""
+    """A record file, read once a version; None, with a warning that names it, if it is damaged."""
     file = Path(path)
     try:
-        content = json.loads(file.read_bytes())
+        with open_regular(file) as stream:
+            content = json.loads(read_at_most(stream, LARGEST))
         if content["run"] == file.parent.name and isinstance(content["status"], str):
+            check_fields(content)
             return content
         cause = f"it calls itself {content['run']!r}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         cause = f"{type(error).__name__}: {error}"
-    warnings.warn(f"{path}: damaged record ignored, its run counts as missing ({cause})", stacklevel=2)
+    warn_of(path, cause)
     return None
 
 
+def warn_of(path: str, cause: str) -> None:
+    line = " ".join(f"{path}: damaged record ignored, its run counts as missing ({cause})".split())
+    warnings.warn(line, stacklevel=3)
+
+
+def check_fields(content: dict[str, Any]) -> None:
+    """Raises ValueError if a field of a record has not its type; a number that was not measured may be None."""
+    json.dumps(content, ensure_ascii=False).encode()  # fails for halves of characters, which no table can hold
+    for name, value in content.items():
+        kind = TYPES.get(name, type(value))
+        if value is None and name in MEASURED:
+            continue
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits or (type(value) is int and value.bit_length() > 63):
+            raise ValueError(f"{name}={reprlib.repr(value)} is not {kind.__name__}")
+    if started := content.get("started"):
+        year = datetime.fromisoformat(started).year
+        if not FIRST_YEAR <= year <= LAST_YEAR:
+            raise ValueError(f"started={started}: no run was made in the year {year}")
+
+
 def record(runs: Path, run: str) -> Record | None:
-    """The stored record of a run, whatever its status; None where there is none or it cannot be read."""
+    """The stored record of a run, whatever its status; None if there is none or it cannot be read."""
     path = os.path.join(runs, run, "record.json")
     try:
         state = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
+        return None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            warn_of(path, error.strerror)
         return None
     content = parsed(path, state.st_ino, state.st_mtime_ns)
     return content and Record(ADDED | {"code": "", "correct": ""} | content)  # an older one has not all
@@ -198,7 +167,7 @@ def collect(runs: Path) -> None:
 def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> None:
     """A run's history, then its record, which makes it stored, then the table. The caller holds the run's claim.
 
-    Raises InputError where one of them cannot be written.
+    Raises InputError if one of the first two cannot be written, and warns if the table cannot.
     """
     folder = runs / record["run"]
     content = json.dumps({name: finite(value) for name, value in record.items()}, indent=1, allow_nan=False)
@@ -207,17 +176,28 @@ def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> 
         sweep_up(folder)
     write(folder / "history.csv", table(history))
     write(folder / "record.json", content.encode())
-    collect(runs)
+    try:
+        collect(runs)
+    except InputError as error:
+        warnings.warn(f"{error}; the run is stored, only this table of all runs is not up to date", stacklevel=2)
 
 
 def history(runs: str | Path, run: str) -> pd.DataFrame:
     """One row an epoch of a stored run; a relative path starts at the repository.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none, or it is no table of numbers.
     """
     import pandas as pd
 
-    path = ROOT / runs / run / "history.csv"
-    if not path.is_file():
+    path = runs_folder(runs) / run / "history.csv"
+    if not os.path.lexists(path):
         raise InputError(f"run={run!r}: there is no {path}")
-    return pd.read_csv(path)
+    try:
+        with open_regular(path) as file:
+            rows = pd.read_csv(file)
+        rows.filter(regex="^(train|test)_").astype(float)
+        rows["epoch"] = rows["epoch"].astype(int)
+    except Exception as error:  # pandas raises many kinds
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: it is no history of epochs ({type(error).__name__}: {reason})") from error
+    return rows

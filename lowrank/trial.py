@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import platform
-import resource
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -16,25 +14,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import formats, native
-from .config import DECOMPS, PLAIN, ROOT, Config, InputError, dataset_name
+from .checkpoints import Damaged, check_fit, read_tensors, resume, save_checkpoint, save_tensors
+from .config import PLAIN, ROOT, Config, InputError, dataset_name, runs_folder
 from .data import Data, held_out
 from .data import load as load_data
+from .files import claim
 from .fingerprint import code_fingerprint
-from .layers import FACTORS, Contract, dense, separable
-from .network import IMAGE, cifar_network, decompose
-from .progress import Progress
-from .results import FINAL, Record, claim, store, write
+from .layers import dense, separable
+from .network import IMAGE, cifar_network
+from .progress import RunProgress
+from .results import FINAL, Record, store
 from .results import record as stored
 from .summary import summary
+from .surgery import decompose
 from .train import State, resolved_precision, steps_an_epoch, train
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
 BLOCKS = ("layer1", "residual1", "layer2", "layer3", "residual3")
-BUILT_IN = tuple(DECOMPS)
-OWN: dict[str, tuple[formats.Format, Contract]] = {}  # what `register` was given, by name
 
 Log = Callable[[str], None]
 
@@ -47,9 +51,13 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     `save_weights` asks for is trained anew. Returns the record, a row of `lowrank.results`. Raises InputError, one
     line, before any work where a parameter cannot be.
     """
+    for name, value in (("log", log), ("watch", watch or print)):
+        if not callable(value):
+            raise InputError(f"{name}={value!r}; allowed: a function")
     config, device = Config.of(parameters), best_device()
-    config = replace(config, precision=resolved_precision(config.precision, device))
-    data = held_out(load_data(config.dataset, device), config.validation)
+    data = load_data(config.dataset, device)
+    config = replace(config, precision=resolved_precision(config.precision, device)).fitted(len(data.train_labels))
+    data = held_out(data, config.validation)
     name = config.run(data.fingerprint)
     if record := finished(config, name, log):
         return record
@@ -86,7 +94,7 @@ def build(config: Config, classes: int) -> nn.Module:
     if config.decomp in PLAIN:
         return net
     names = ("decomp", "dims", "budget", "rank_scale", "rank_rule", "init")
-    return decompose(net, skip=LEFT, **{name: getattr(config, name) for name in names})
+    return decompose(net, skip=LEFT, allocation="even", **{name: getattr(config, name) for name in names})
 
 
 def trained(
@@ -97,19 +105,21 @@ def trained(
     if (stored(config.folder, name) or {}).get("status") in FINAL:
         log(f"run {name} is done, but its weights were not saved: it is trained anew and its record replaced")
     checkpoint = config.folder / name / "checkpoint.pt"
-    state = loaded(checkpoint, data.train_images.device, log)
+    state = resume(checkpoint, name, net, data.train_images.device, log)
     size = sizes(config, net)
     log(
         f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
         f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, {config.precision}, {device_name()}"
     )
-    if data.train_images.device.type == "cpu" and not native.library():
-        log("no C++ compiler with OpenMP (c++, or $CXX): batch norm, pool and ReLU run one after the other")
-    progress = Progress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
+    if (images := len(data.train_labels)) < config.batch_size:
+        log(f"batch_size={config.batch_size}: only {images:,} training images, each step takes all of them")
+    if data.train_images.device.type == "cpu" and (reason := native.reason()):
+        log(f"{reason}: batch norm, pool and ReLU run one after the other")
+    progress = RunProgress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
 
     def keep(state: State) -> None:
         progress.epoch(state.history[-1], config.epochs)
-        write(checkpoint, packed(vars(state)))
+        save_checkpoint(checkpoint, name, state)
         if watch:
             watch(state.history)
 
@@ -119,44 +129,35 @@ def trained(
     here = revision()
     record |= measured(config, data, state) | {"revision": here, "code": code_fingerprint(here), "started": started}
     if config.save_weights and not state.diverged:
-        write(config.folder / name / "weights.pt", packed({"classes": len(data.classes), "network": net.state_dict()}))
+        kept = {"classes": len(data.classes), "network": net.state_dict()}
+        save_tensors(config.folder / name / "weights.pt", kept)
     store(config.folder, record, state.history)
     checkpoint.unlink(missing_ok=True)
     return record
 
 
-# --- checkpoints and weights
-
-
-def packed(content: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def load(run: str, runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
+def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
     """The trained network of a run, ready to predict: [B, 3, 32, 32], normalised, -> [B, classes].
 
-    Raises InputError where the run kept no weights: `lowrank.run(save_weights=True, ...)` keeps them.
+    `run` is its id or its record. Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)`
+    does, or they are damaged.
     """
-    path, record = ROOT / runs / run / "weights.pt", stored(ROOT / runs, run)
+    run = str(run.get("run")) if isinstance(run, Mapping) else run
+    path, record = runs_folder(runs) / run / "weights.pt", stored(runs_folder(runs), run)
     if not record or not path.is_file():
         raise InputError(f"run={run!r}: no weights in {runs!r}; lowrank.run(..., save_weights=True) keeps them")
-    kept = torch.load(path, map_location=device, weights_only=True)
     names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
-    with torch.device("meta"):
-        net = build(Config.of({name: record[name] for name in names}), kept["classes"])
+    try:
+        kept = read_tensors(path, device, sealed=False)
+        if type(kept.get("classes")) is not int:
+            raise Damaged("it holds no weights")
+        with torch.device("meta"):
+            net = build(Config.of({name: record.get(name) for name in names}), kept["classes"])
+        check_fit(kept.get("network"), net)
+    except Damaged as reason:
+        raise InputError(f"{path}: damaged weights ({reason}); without this file lowrank.run makes them anew") from None
     net.load_state_dict(kept["network"], assign=True)
     return net.eval()
-
-
-def loaded(checkpoint: Path, device: torch.device, log: Log) -> State:
-    """The state that a stopped run left, or a fresh one."""
-    if not checkpoint.exists():
-        return State()
-    state = State(**torch.load(checkpoint, map_location=device, weights_only=True))
-    log(f"going on after epoch {state.epochs}")
-    return state
 
 
 # --- records
@@ -197,10 +198,12 @@ def measured(config: Config, data: Data, state: State) -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int:
-    """Bytes: of tensors on a GPU, of the process on a CPU."""
+def peak_memory() -> int | None:
+    """Bytes: of tensors on a GPU, of the process on a CPU; None if the system does not tell."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return None
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -221,28 +224,3 @@ def revision() -> str:
 def git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-# --- decompositions of a user's own
-
-
-def register(decomp: str, form: formats.Format, contract: Contract) -> None:
-    """Make a decomposition known by a name: wherever `decomp` is a parameter it counts, trains and is drawn like ours.
-
-    `form` answers for its sizes: `largest`, `shapes` and, where it has thin factors, `inner` and `build`.
-    `contract(cores, folding)` makes W [O, I] of its cores or, with an `inner`, the factors L [O, m] and R [m, I].
-    The same name again replaces it. Raises InputError at a name that lowrank itself uses, or where what `contract`
-    makes has not the size of W.
-    """
-    if decomp in BUILT_IN:
-        raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
-    folding = formats.fold(12, 8, dims=4)
-    made = contract([torch.ones(shape) for shape in form.shapes(folding, form.largest(folding))], folding)
-    weight = made if isinstance(made, Tensor) else made[0] @ made[1]
-    if weight.numel() != folding.outputs * folding.inputs:
-        raise InputError(f"decomp={decomp!r}: its cores make a weight of {tuple(weight.shape)} where W is (12, 8)")
-    OWN[decomp] = formats.FORMATS[decomp], FACTORS[decomp] = form, contract
-    formats.path.cache_clear()
-    formats._solve.cache_clear()
-    if decomp not in DECOMPS:
-        DECOMPS.append(decomp)

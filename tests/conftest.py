@@ -16,3 +16,14 @@ def cifar10_jpeg() -> Path:
     if not archive.is_file():
         pytest.skip(f"{archive} is missing; LOWRANK_CIFAR10_JPEG names another place")
     return archive
+
+
+@pytest.fixture
+def nothing_registered():
+    """Takes out again what a test registers."""
+    from lowrank.formats import FORMATS
+    from lowrank.formats.own import own_formats
+
+    yield
+    for decomp in own_formats():
+        del FORMATS[decomp]

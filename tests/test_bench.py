@@ -85,7 +85,7 @@ def test_the_table_of_training_is_printed_and_written(training, results, monkeyp
 def test_the_other_pipelines_augment_as_lowrank_does(training, way):
     """Every image is a crop of its padded original, flipped or not, with a hole of the mean colour."""
     data = training.random_images(8)
-    config = Config(dataset="digits", width=4, batch_size=4)
+    config = Config(dataset="digits", width=4, batch_size=4).fitted(1500)
     mean, deviation = (each.numpy()[0] for each in data.moments)
     originals = np.pad((data.train_images.numpy() - mean) / deviation, [(0, 0), (0, 0), (4, 4), (4, 4)], "reflect")
     images = training.trainer(way, config, data).loader.dataset
@@ -99,7 +99,7 @@ def test_the_other_pipelines_augment_as_lowrank_does(training, way):
 def test_the_other_pipelines_learn(training):
     data = training.random_images(16)
     for way in ("2018", "transforms v2"):
-        pipeline = training.trainer(way, Config(dataset="digits", width=4, batch_size=8, epochs=2), data)
+        pipeline = training.trainer(way, Config(dataset="digits", width=4, batch_size=8, epochs=2).fitted(1500), data)
         before = [parameter.detach().clone() for parameter in pipeline.network.parameters()]
         pipeline.train(0)
         assert all((a != b).any() for a, b in zip(before, pipeline.network.parameters(), strict=True))
@@ -177,3 +177,23 @@ def test_whole_runs_steps_and_trials_are_measured(results, monkeypatch, capsys, 
     assert list(trials.way) == ["2018", "lowrank, 1 at once"]
     assert (trials["trials an hour"] > 0).all() and trials["over 2018"][0] == 1
     assert "trials an hour" in capsys.readouterr().out
+
+
+# --- architectures
+
+
+def test_a_table_of_architectures_says_which_go_through(results, monkeypatch, capsys):
+    bench = import_module("architectures")
+
+    def lost():
+        """A network that cannot run."""
+        return torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(3, 4)), torch.randn(2, 8)
+
+    made = {name: make for name, make in bench.architectures().items() if name.endswith("squeezenet1_1")}
+    monkeypatch.setattr(bench, "architectures", lambda: made | {"lost": lost})
+    monkeypatch.setattr(bench, "PACKAGES", ("torch", "torchvision"))
+    bench.main()
+    table = pd.read_csv(next(results.glob("architectures-*.csv")), dtype={"unmoved": str}).fillna({"unmoved": ""})
+    assert bench.went_through(table).tolist() == [True, False]
+    assert table.decomposed[0] == 26 and table.kept[0] < 0.2 and "shapes cannot be multiplied" in table.fault[1]
+    assert "1 of 2 go through whole; not: lost" in capsys.readouterr().out

@@ -10,12 +10,19 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from playwright.sync_api import sync_playwright
 
 import lowrank
+from lowrank import plots
+from lowrank.config import Config
+from lowrank.results import store
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -147,7 +154,65 @@ def test_every_control_of_a_setting_changes_its_table(lab, runs):
         before = table.inner_text()
         move(control(page, name))
         page.wait_for_function("([table, before]) => table.innerText != before", arg=[table.element_handle(), before])
-    assert cell.locator("img").count() == 1 and cell.locator("area").count() == 2
+    assert cell.locator("img").count() == 1
+    lab.check(page)
+
+
+def made_up(number):
+    """One of 120 records whose dots stand close together."""
+    decomp = ("tt", "cp", "tucker", "ring")[number % 4]
+    record = asdict(Config(decomp=decomp, budget=0.1, seed=number % 3, learning_rate=0.01 + number / 1000))
+    measured = {"parameters": 9000 + 97 * (number * 37 % 120), "test_accuracy": 0.4 + (number * 53 % 120) / 400}
+    measured |= {"train_accuracy": 0.5, "compression": 0.1, "multiply_adds": 10**6, "seconds": 1.0}
+    return record | measured | {"run": f"run{number:03d}", "status": "done", "revision": "abc", "data": "f00"}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder with 120 records."""
+    folder = tmp_path_factory.mktemp("many")
+    for record in map(made_up, range(120)):
+        history = {"epoch": 1, "train_loss": 1, "test_loss": 1, "train_accuracy": 0.5, "test_accuracy": 0.5}
+        store(folder, record, [history])
+    return folder
+
+
+def drawn(table):
+    """Where plots draws each run in a picture like explore's, as shares of its width and height from the top left.
+
+    No two runs have the same accuracy, so that whatever is drawn at it is the run.
+    """
+    with plt.rc_context(plots.STYLE):
+        figure = Figure(figsize=(8.8, 4.6), layout="constrained")
+        ax = plots.accuracy_against_parameters(table, figure.subplots(), mixed=True)
+        figure.draw_without_rendering()  # places the axes
+    points = [line.get_xydata() for line in ax.lines if line.get_transform() == ax.transData]
+    points = {y: (x, y) for x, y in np.concatenate([*points, *(dots.get_offsets() for dots in ax.collections)])}
+    pixels = ax.transData.transform([points[accuracy] for accuracy in table.test_accuracy])
+    return dict(zip(table["run"], pixels / figure.bbox.size * (1, -1) + (0, 1), strict=True))
+
+
+@pytest.mark.parametrize("width", [1400, 640])
+def test_the_mouse_finds_every_run_where_it_is_drawn_and_a_click_chooses_it(lab, many, width):
+    page = lab.open("explore.ipynb", runs=str(many))
+    lab.run_all(page)
+    page.set_viewport_size({"width": width, "height": 1000})
+    picture, tip = page.locator(".jp-CodeCell").nth(2).locator("img"), page.locator("[popover]")
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    places = drawn(lowrank.results(many))
+    found = []
+    for x, y in places.values():
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        found.append(tip.inner_text().rpartition("run ")[2])
+    assert len(found) == 120 and found == list(places)
+    run, (x, y) = next(iter(places.items()))
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    chosen = control(page, "run").locator("select")
+    shown = "([chosen, run]) => chosen.selectedOptions[0].text.includes(run)"
+    page.wait_for_function(shown, arg=[chosen.element_handle(), run])
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    assert not tip.is_visible()
     lab.check(page)
 
 

@@ -201,7 +201,7 @@ def test_tar_damaged_between_two_members(folder, damage):
 @pytest.fixture
 def no_decoding(monkeypatch):
     """From the call on, nothing may be decoded any more."""
-    return lambda: monkeypatch.delattr(data_module, "members")
+    return lambda: monkeypatch.delattr(data_module, "read_splits")
 
 
 def test_second_load_comes_from_the_cache(folder, no_decoding):

@@ -12,23 +12,13 @@ import pytest
 import torch
 
 import lowrank
-from lowrank import explore, formats, layers, plots, sweep, train, trial
-from lowrank.config import DECOMPS, Config, InputError
+from lowrank import explore, layers, plots, train
+from lowrank.config import Config, InputError
 from lowrank.data import load as load_data
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SMALL = {"dataset": "digits", "width": 4, "epochs": 1, "batch_size": 512, "precision": "float32"}
-
-
-@pytest.fixture
-def nothing_registered():
-    """Takes out again what a test registers."""
-    yield
-    for decomp in trial.OWN:
-        DECOMPS.remove(decomp)
-        del formats.FORMATS[decomp], layers.FACTORS[decomp]
-    trial.OWN.clear()
 
 
 @pytest.fixture
@@ -123,6 +113,8 @@ def test_the_trained_network_comes_back(tmp_path):
     assert "already done" in lines[-1]
     data = load_data("digits")
     net = lowrank.load(record["run"], runs=tmp_path)
+    same = lowrank.load(record, runs=tmp_path).state_dict()  # by its record
+    assert all(value.equal(same[name]) for name, value in net.state_dict().items())
     with torch.no_grad():
         right = (net(data.normalise(data.test_images)).argmax(1) == data.test_labels).float().mean().item()
     assert right == pytest.approx(record["test_accuracy"])
@@ -131,6 +123,8 @@ def test_the_trained_network_comes_back(tmp_path):
 def test_a_run_that_is_nowhere_has_no_weights(tmp_path):
     with pytest.raises(InputError, match="^run='none': no weights"):
         lowrank.load("none", runs=tmp_path)
+    with pytest.raises(InputError, match="run='None': no weights"):
+        lowrank.load({"decomp": "tt"}, runs=tmp_path)
 
 
 # --- a decomposition of one's own
@@ -161,30 +155,6 @@ def linear(weight):
     layer = torch.nn.Linear(*weight.shape[::-1], bias=False)
     layer.weight = torch.nn.Parameter(weight)
     return layer
-
-
-def test_a_sweep_trains_it_on_its_workers(kronecker, tmp_path):
-    study = lowrank.studies.grid(decomp=["kronecker", "tt"], dims=[4], budget=[0.5])
-    table = sweep(study, runs=str(tmp_path), workers=1, log=lambda line: None, **SMALL)
-    assert dict(zip(table.decomp, table.status, strict=True)) == {"kronecker": "done", "tt": "done"}
-
-
-def test_a_format_with_thin_factors_may_be_registered_twice(nothing_registered):
-    for _ in range(2):
-        lowrank.register("mine", formats.Bottleneck(), layers.bottleneck)
-    assert DECOMPS.count("mine") == 1
-    mine, ours = (lowrank.build(Config(decomp=decomp, budget=0.4, width=8), 10) for decomp in ("mine", "bottleneck"))
-    images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(mine(images), ours(images))
-    assert explore.sizes(Config(decomp="mine", budget=0.1)).contraction.iloc[6] == "factors"
-
-
-def test_what_cannot_be_registered_is_said_in_one_line(nothing_registered):
-    with pytest.raises(InputError, match="^decomp='tt': lowrank has one of that name"):
-        lowrank.register("tt", formats.TensorTrain(), layers.tensor_train)
-    with pytest.raises(InputError, match=r"^decomp='short': its cores make a weight of \(12, 4\) where W is \(12, 8\)"):
-        lowrank.register("short", formats.Bottleneck(), lambda cores, folding: (cores[0], cores[1][:, :4]))
-    assert "short" not in DECOMPS
 
 
 # --- the notebooks

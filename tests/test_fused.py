@@ -83,8 +83,8 @@ def test_what_the_library_cannot_do_is_done_by_torch(x):
 
 def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(tmp_path / "missing"))
-    native.library.cache_clear()
+    native.library_or_reason.cache_clear()
     try:
         assert not native.available(torch.device("cpu"))
     finally:
-        native.library.cache_clear()
+        native.library_or_reason.cache_clear()

@@ -16,7 +16,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def loop(**parameters):
-    config = Config(dataset="digits", width=8, batch_size=64, epochs=2, precision="float32", **parameters)
+    config = Config(dataset="digits", width=8, batch_size=64, epochs=2, precision="float32", **parameters).fitted(1500)
     return Loop(config, lowrank.build(config, 10), load("digits", DEVICE), lambda: None)
 
 

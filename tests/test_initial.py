@@ -10,7 +10,7 @@ from torch import nn
 
 from lowrank import decompose
 from lowrank.formats import FORMATS, Layout, fold, solve
-from lowrank.initial import approximate, balance, draw, matrix
+from lowrank.initial import approximate, balance, draw
 from lowrank.layers import Decomposed, DecomposedConv2d
 
 kinds = pytest.mark.parametrize("decomp", FORMATS)
@@ -206,7 +206,7 @@ def test_a_decomposed_draw_loses_spread_that_rescaling_restores(decomp):
 def test_balance_keeps_the_weight_and_evens_the_cores(decomp):
     layer = empty(decomp, 24, 20, 1, 4, 0.4)
     cores = [10.0**k * torch.randn(core.shape) for k, core in enumerate(layer.cores)]
-    before, after = matrix(cores, layer.layout), matrix(balance(cores, layer.layout), layer.layout)
+    before, after = (layer.layout.weight(each) for each in (cores, balance(cores, layer.layout)))
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * before.abs().max().item())
     spreads = [core.square().mean().sqrt() for core in balance(cores, layer.layout)]
     assert max(spreads) < 30 * min(spreads)

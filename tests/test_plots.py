@@ -24,7 +24,7 @@ NOTEBOOK = ROOT / "notebooks" / "1-parameter-counts.ipynb"
 def runs(accuracies, parameters=10_000, code="abc", data="f00", **settings):
     """Records of one setting, a seed each."""
     return pd.DataFrame(
-        asdict(Config(dataset="digits", seed=seed, **settings))
+        asdict(Config(dataset="digits", seed=seed, **settings).fitted(1500))
         | {"parameters": parameters, "test_accuracy": accuracy, "code": code, "revision": "abc", "data": data}
         for seed, accuracy in enumerate(accuracies)
     )

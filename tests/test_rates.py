@@ -68,7 +68,7 @@ def test_through_every_core_a_step_is_as_long_as_in_the_weight(decomp):
 def test_rates_leave_the_decay_of_a_step_as_it_is(decay):
     def pace(**parameters):
         """What decay takes off each parameter in a step, and the learning rate of each."""
-        config = Config(dataset="digits", decomp="tt", dims=4, width=8, decay=decay, **parameters)
+        config = Config(dataset="digits", decomp="tt", dims=4, width=8, decay=decay, **parameters).fitted(50_000)
         loop = train.Loop(config, lowrank.build(config, 10), load("digits"), lambda: None)
         loop.set_rates(0.5)
         held = {id(parameter): group for group in loop.optimiser.param_groups for parameter in group["params"]}
@@ -81,3 +81,60 @@ def test_rates_leave_the_decay_of_a_step_as_it_is(decay):
     assert {name for name in rates if rates[name] != same[name]} <= {name for name in rates if "core_" in name}
     assert len(set(rates.values())) > 1
     assert pace()[1] == same
+
+
+# --- a loop of one's own
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 24), nn.Linear(24, 4))
+    return decompose(net, decomp="tt", dims=4, rank_scale=0.3, init="random", skip="4")
+
+
+def test_groups_hold_every_parameter_once_at_the_fast_recipes_rates():
+    net = model()
+    groups, rates = lowrank.parameter_groups(net, 0.1, weight_decay=1e-3), core_rates(net)
+    held = {id(parameter): group for group in groups for parameter in group["params"]}
+    assert len(held) == sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
+    for parameter in net.parameters():
+        group = held[id(parameter)]
+        assert group["lr"] == pytest.approx(0.1 * rates.get(parameter, 1))
+        assert group["lr"] * group["weight_decay"] == pytest.approx(1e-4)
+    assert len({group["lr"] for group in groups}) > 1
+
+
+def test_groups_are_those_of_the_fast_recipe():
+    config = Config(dataset="digits", decomp="tt", dims=4, width=8, recipe="fast", weight_decay=5e-4)
+    net = lowrank.build(config, 10)
+    theirs = train.optimiser(net, config).param_groups
+    ours = lowrank.parameter_groups(net, 1.0, weight_decay=5e-4)
+    pairs = [(group["lr"], group["weight_decay"], sorted(map(id, group["params"]))) for group in ours]
+    assert sorted(pairs) == sorted((g["rate"], g["weight_decay"], sorted(map(id, g["params"]))) for g in theirs)
+
+
+def test_optimisers_of_matrices_get_matrices_and_another_the_rest():
+    net, x = model(), torch.randn(8, 3, 8, 8)
+    matrices = lowrank.parameter_groups(net, 0.02, matrices=True)
+    others = lowrank.parameter_groups(net, 0.1, matrices=False)
+    optimisers = torch.optim.Muon(matrices), torch.optim.SGD(others, momentum=0.9)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    net(x).square().mean().backward()
+    for each in optimisers:
+        each.step()
+    for parameter, was in zip(net.parameters(), before, strict=True):
+        assert not torch.equal(parameter, was)
+    assert all(parameter.dim() == 2 for group in matrices for parameter in group["params"])
+    net[0].requires_grad_(False)
+    frozen = set(map(id, net[0].parameters()))
+    assert not frozen & {id(parameter) for group in lowrank.parameter_groups(net, 0.1) for parameter in group["params"]}
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"learning_rate": 0}, "learning_rate=0, weight_decay=0.0; allowed: above 0, 0 or more"),
+    ({"learning_rate": 0.1, "weight_decay": -1}, "weight_decay=-1"),
+    ({"learning_rate": 0.1, "matrices": False}, "matrices=False: the network has no such parameter"),
+])  # fmt: skip
+def test_wrong_groups_get_one_line(options, message):
+    with pytest.raises(lowrank.InputError, match=message):
+        lowrank.parameter_groups(nn.Linear(4, 4, bias=False), **options)

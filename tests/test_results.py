@@ -5,6 +5,7 @@ import json
 import os
 import random
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -12,8 +13,9 @@ from multiprocessing import get_context
 import pandas as pd
 import pytest
 
-from lowrank.config import Config, InputError
-from lowrank.results import COLUMNS, claim, collect, history, record, store, write
+from lowrank.config import ROOT, Config, InputError
+from lowrank.files import claim, write
+from lowrank.results import COLUMNS, MEASURED, TYPES, collect, history, record, records, store
 from lowrank.table import results
 
 SPAWN = get_context("spawn")
@@ -21,7 +23,8 @@ EPOCHS = [{"epoch": 1, "test_accuracy": 0.5}, {"epoch": 2, "test_accuracy": 0.75
 
 
 def row(run: str, **values) -> dict:
-    return asdict(Config()) | {"run": run, "status": "done", "parameters": 100, "test_accuracy": 0.75} | values
+    asked = asdict(Config().fitted(50_000))
+    return asked | {"run": run, "status": "done", "parameters": 100, "test_accuracy": 0.75} | values
 
 
 def store_many(runs, writer: int, count: int) -> None:
@@ -175,3 +178,123 @@ def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path):
     for attempt in (lambda path: store(path, row("a"), []), collect):
         with pytest.raises(InputError, match=str(tmp_path / "file")):
             attempt(tmp_path / "file" / "runs")
+
+
+# --- what strangers and accidents make of the files
+
+
+def wrong_values(kind: type) -> list:
+    """Values that are not of this kind, or are of it and yet beyond what a table can hold."""
+    others = {str: ["a text"], bool: [True], int: [], float: [0.5]}
+    wrong = [value for other, values in others.items() if other is not kind for value in values]
+    return [*wrong, {"a": 1}, [1], *({float: [10**400], int: [2**63, -(2**70)], str: ["\ud800"]}.get(kind, []))]
+
+
+WRONG = [(name, value) for name, kind in TYPES.items() for value in wrong_values(kind)]
+WRONG += [("started", text) for text in ("9999999-01-01T00:00:00", "9999-01-01", "2262-05-01", "0001-01-01", "soon")]
+
+
+def test_a_record_with_a_field_of_another_type_is_named_and_left_out(tmp_path):
+    store(tmp_path, row("good"), EPOCHS)
+    path = tmp_path / "bad" / "record.json"
+    path.parent.mkdir()
+    for number, (name, value) in enumerate(WRONG):
+        path.write_text(json.dumps(row("bad") | {name: value}))
+        os.utime(path, (number, number))  # a version is read once
+        with pytest.warns(UserWarning, match="bad/record.json: damaged record ignored") as warned:
+            assert [each["run"] for each in records(tmp_path)] == ["good"], (name, value)
+        assert all("\n" not in str(each.message) and len(str(each.message)) < 500 for each in warned)
+    with warnings.catch_warnings(action="ignore"):
+        assert results(tmp_path)["run"].tolist() == ["good"]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_was_not_measured_may_be_none(tmp_path, name):
+    store(tmp_path, row("a") | {name: None}, EPOCHS)
+    assert results(tmp_path)["run"].tolist() == ["a"]
+
+
+def test_the_committed_records_have_their_types():
+    with warnings.catch_warnings(action="error"):
+        found = records(ROOT / "runs")
+    assert len(found) == len(list((ROOT / "runs").glob("*/record.json")))
+
+
+def replaced(make):
+    def damage(path):
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+UNREADABLE = {
+    "folder": replaced(lambda path: path.mkdir()),
+    "fifo": replaced(os.mkfifo),
+    "circle": replaced(lambda path: path.symlink_to(path)),
+    "deep": lambda path: path.write_bytes(b"[" * 100_000),
+    "long number": lambda path: path.write_text(path.read_text().replace("100", "1" * 5000)),
+    "endless": replaced(lambda path: path.symlink_to("/dev/zero")),
+    "large": lambda path: path.write_bytes(b" " * 2**25 + path.read_bytes()),
+    "a list": lambda path: path.write_text('["run", "status"]'),
+    "utf-16": lambda path: path.write_bytes(path.read_text().encode("utf-16")[1:]),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("damage", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_record_that_cannot_be_read_is_named_and_left_out(tmp_path, damage):
+    for run in ("a", "b"):
+        store(tmp_path, row(run), EPOCHS)
+    damage(tmp_path / "a" / "record.json")
+    with pytest.warns(UserWarning, match="a/record.json: damaged record ignored"):
+        assert results(tmp_path)["run"].tolist() == ["b"]
+
+
+HISTORIES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "bytes": lambda path: path.write_bytes(b"\xff\xfe\x00epoch"),
+    "a text": lambda path: path.write_text("hello\nworld\n"),
+    "cut": lambda path: path.write_text("epoch,test_accuracy\n1,0.5\n2,0.5,7,8\n"),
+    "words": lambda path: path.write_text("epoch,test_accuracy\n1,high\n"),
+    "no epoch": lambda path: path.write_text("epoch,test_accuracy\nfirst,0.5\n"),
+    "folder": replaced(lambda path: path.mkdir()),
+    "fifo": replaced(os.mkfifo),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("damage", HISTORIES.values(), ids=HISTORIES)
+def test_a_damaged_history_is_one_line(tmp_path, damage):
+    store(tmp_path, row("a"), EPOCHS)
+    path = tmp_path / "a" / "history.csv"
+    damage(path)
+    with pytest.raises(InputError) as caught:
+        history(tmp_path, "a")
+    assert str(caught.value).startswith(f"{path}: it is no history of epochs (") and "\n" not in str(caught.value)
+
+
+def test_a_table_that_cannot_be_written_costs_no_run(tmp_path):
+    store(tmp_path, row("a"), EPOCHS)
+    path = tmp_path / "results.csv"
+    path.unlink()
+    path.mkdir()
+    with pytest.warns(UserWarning, match="results.csv: cannot be written.*the run is stored"):
+        store(tmp_path, row("b"), EPOCHS)
+    assert results(tmp_path)["run"].tolist() == ["a", "b"]
+    with pytest.raises(InputError, match="results.csv: cannot be written"):
+        collect(tmp_path)  # as a sweep does before it begins
+    path.rmdir()
+    results(tmp_path)
+    path.chmod(0o444)
+    store(tmp_path, row("c"), EPOCHS)
+    assert set(pd.read_csv(path)["run"]) == {"a", "b", "c"}
+
+
+def test_a_table_that_is_deleted_all_the_time_loses_no_run(tmp_path):
+    writers = [start(store_many, tmp_path, writer, 20) for writer in range(2)]
+    while any(writer.is_alive() for writer in writers):
+        (tmp_path / "results.csv").unlink(missing_ok=True)
+        time.sleep(0.01)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert len(results(tmp_path)) == len(pd.read_csv(tmp_path / "results.csv")) == 40

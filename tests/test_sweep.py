@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +16,11 @@ import pytest
 
 from lowrank.cluster import check_address
 from lowrank.config import ROOT, Config, InputError
+from lowrank.engine import attempt
 from lowrank.plan import status
 from lowrank.results import FINAL, claim, named, record, store
 from lowrank.studies import grid
-from lowrank.sweep import attempt, sweep
+from lowrank.sweep import sweep
 from lowrank.trial import revision
 
 HERE = Path(__file__).resolve().parent
@@ -38,6 +40,8 @@ def quick(log=print, **parameters) -> dict:
         time.sleep(0.05)
         if config.seed == 100:
             raise ValueError("seed 100 raises")
+        if config.seed == 104:
+            time.sleep(300)
         if config.seed == 103:
             with named(config.folder):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -73,7 +77,7 @@ def run_here(runs: Path, *seeds: int, **options) -> tuple[pd.DataFrame, list[str
     return table, lines
 
 
-def start_driver(runs: Path, seeds: range, **options) -> subprocess.Popen:
+def start_driver(runs: Path, seeds: range, stderr: int = subprocess.DEVNULL, **options) -> subprocess.Popen:
     """The same sweep in a process and session of its own."""
     program = f"""
         import sys
@@ -85,7 +89,7 @@ def start_driver(runs: Path, seeds: range, **options) -> subprocess.Popen:
         """
     script = runs.parent / "driver.py"
     script.write_text(textwrap.dedent(program))
-    return subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, script], start_new_session=True, stderr=stderr)
 
 
 def processes_of(session: int) -> list[int]:
@@ -106,7 +110,7 @@ def trained(runs: Path) -> list[str]:
 
 def test_a_sweep_trains_every_run_once_and_a_second_one_nothing(tmp_path):
     table, lines = run_here(tmp_path, *range(8), workers=2)
-    assert sorted(table["seed"]) == list(range(8)) and set(table["status"]) == {"done"}
+    assert table["seed"].tolist() == list(range(8)) and set(table["status"]) == {"done"}
     assert "8 runs, 0 done, 8 to train" in lines[0] and "http://127.0.0.1" in lines[2]
     again, lines = run_here(tmp_path, *range(8))
     assert lines == ["own grid: 8 runs, 8 done, 0 to train"]
@@ -129,6 +133,37 @@ def test_runs_that_raise_diverge_or_kill_their_worker_are_recorded_and_stop_no_o
     once = trained(tmp_path)
     run_here(tmp_path, 0, 100, 102)
     assert trained(tmp_path)[len(once) :] == [rows.loc[100, "run"]]  # what failed is tried again, the rest is final
+
+
+def test_a_trial_that_hangs_is_ended_as_failed(tmp_path):
+    table, _ = run_here(tmp_path, 104, 0, timeout=0.05)
+    assert table["status"].tolist() == ["failed", "done"]
+    assert table["reason"][0] == "TimeoutError: still running after timeout=0.05 minutes; log.txt says where"
+    assert "in quick" in (tmp_path / table["run"][0] / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "5", True, 1e9])
+def test_a_timeout_that_is_none_is_refused(tmp_path, timeout):
+    with pytest.raises(InputError, match="timeout=.*; allowed: minutes"):
+        run_here(tmp_path, 0, timeout=timeout)
+
+
+def test_the_rows_come_in_the_order_of_the_study(tmp_path):
+    seeds = [5, 3, 9, 1, 7]
+    table, _ = run_here(tmp_path, *seeds, workers=2)
+    assert table["seed"].tolist() == seeds
+
+
+def sweep_in_a_daemon(runs: Path) -> None:
+    sys.modules["lowrank.plan"].fingerprint = lambda dataset: "pixels"
+    run_here(runs, 0, 1)
+
+
+def test_a_daemonic_process_may_sweep(tmp_path):
+    process = get_context("spawn").Process(target=sweep_in_a_daemon, args=[tmp_path], daemon=True)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0 and len(trained(tmp_path)) == 2
 
 
 def test_status_knows_what_another_process_is_training(tmp_path):
@@ -157,6 +192,26 @@ def test_a_stopped_driver_leaves_no_process_and_loses_nothing(tmp_path, how):
     run_here(runs, *range(200, 212))
     names = trained(runs)
     assert all(names.count(run) == 1 for run in kept)
+
+
+@pytest.mark.parametrize("moment", ["starting", "training", "ending"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_line_at_any_moment(tmp_path, how, moment):
+    """What is told beside it is what was told before."""
+    runs = tmp_path / "runs"
+    driver = start_driver(runs, range(200, 206), workers=2, stderr=subprocess.PIPE)
+    reached = {
+        "starting": lambda: (runs / "results.csv").exists(),
+        "training": lambda: len(trained(runs)) > 1,
+        "ending": lambda: len(list(runs.glob("*/record.json"))) == 6,
+    }
+    wait_for(reached[moment])
+    driver.send_signal(how)
+    _, told = driver.communicate(timeout=60)
+    wait_for(lambda: not processes_of(driver.pid))
+    done = len(list(runs.glob("*/record.json")))
+    line = f"stopped: {done} done, {6 - done} remain; the same command goes on\n"
+    assert told.decode() in ([line] if moment != "ending" else [line, ""])  # it may have ended before
 
 
 def test_a_cluster_that_others_started_is_used_and_left_running(tmp_path, cluster):

@@ -129,7 +129,7 @@ def test_evaluation_makes_the_product():
 
 @compiled
 def test_training_on_a_cpu_uses_it():
-    config = Config(dataset="digits", width=4, precision="float32")
+    config = Config(dataset="digits", width=4, precision="float32").fitted(50_000)
     network = build(config, 10)
     computes = {block.compute for block in network.modules() if isinstance(block, Block)}
     assert computes == {composed}

@@ -19,7 +19,7 @@ from lowrank.config import DECOMPS, Config, InputError
 from lowrank.data import FULL, LIGHT, load
 from lowrank.layers import Decomposed
 
-SMALL = {"dataset": "digits", "width": 4, "batch_size": 256, "precision": "float32"}
+SMALL = {"dataset": "digits", "width": 4, "batch_size": 256, "precision": "float32", "augment": True}
 FASTEST = train.fastest_precision(torch.device("cpu"))  # bfloat16 crawls where the processor does not know it
 
 
@@ -32,7 +32,7 @@ def run(runs, **parameters):
 
 
 def networks(**parameters):
-    config = Config(**{**SMALL, **parameters})
+    config = Config(**{**SMALL, **parameters}).fitted(1500)
     return config, lowrank.build(config, classes=10)
 
 
@@ -99,7 +99,7 @@ def test_the_fast_recipe_predicts_from_both_views_and_leaves_out_what_it_is_told
 
 def test_the_fast_recipe_augments_less():
     def used(**parameters):
-        return train.augmentation(Config(**parameters))
+        return train.augmentation(Config(**parameters).fitted(50_000))
 
     assert used() == used(recipe="fast", without="light augmentation") == FULL
     assert used(recipe="fast") == used(recipe="fast", without="flip at test") == LIGHT

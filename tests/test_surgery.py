@@ -1,12 +1,14 @@
 """Any network: its layers are decomposed under one budget, go on working, and become plain layers again."""
 
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from lowrank import InputError, decompose, densify, summary
 from lowrank.formats import FORMATS
@@ -62,7 +64,7 @@ def vit():
 networks = pytest.mark.parametrize("network", [resnet, mobilenet, vit])
 
 
-@pytest.mark.filterwarnings("ignore:grouped convolutions")
+@pytest.mark.filterwarnings("ignore:left as they are")
 @pytest.mark.parametrize("network", [models.resnet18, models.mobilenet_v2, models.vit_b_16])
 @kinds
 def test_torchvisions_networks_go_through_under_one_budget(network, decomp):
@@ -78,7 +80,7 @@ def test_torchvisions_networks_go_through_under_one_budget(network, decomp):
     assert net(images).shape == (2, 1000)
 
 
-@pytest.mark.filterwarnings("ignore:grouped convolutions")
+@pytest.mark.filterwarnings("ignore:left as they are")
 @networks
 @pytest.mark.parametrize("decomp", ["tt", "tucker"])
 def test_one_step_of_an_optimizer_moves_every_layer(network, decomp):
@@ -91,7 +93,7 @@ def test_one_step_of_an_optimizer_moves_every_layer(network, decomp):
             assert value.isfinite().all() and not torch.equal(value, start[name])
 
 
-@pytest.mark.filterwarnings("ignore:grouped convolutions")
+@pytest.mark.filterwarnings("ignore:left as they are")
 @networks
 @pytest.mark.parametrize("decomp", ["tt", "tucker"])
 def test_densify_gives_back_the_network_it_was(network, decomp):
@@ -106,7 +108,7 @@ def test_densify_gives_back_the_network_it_was(network, decomp):
     assert_same(plain(images), dense(images))
 
 
-@pytest.mark.filterwarnings("ignore:grouped convolutions")
+@pytest.mark.filterwarnings("ignore:left as they are")
 @pytest.mark.parametrize("network", [mobilenet, vit])
 def test_a_network_at_full_ranks_is_the_network_it_was(network):
     plain, images = network().eval(), torch.randn(2, *IMAGE)
@@ -116,7 +118,7 @@ def test_a_network_at_full_ranks_is_the_network_it_was(network):
 
 
 @networks
-@pytest.mark.filterwarnings("ignore:grouped convolutions")
+@pytest.mark.filterwarnings("ignore:left as they are")
 def test_half_precision_goes_through(network):
     net = decompose(network().bfloat16().eval(), decomp="tt", budget=0.3, init="random")
     images = torch.randn(2, *IMAGE).bfloat16()
@@ -166,7 +168,7 @@ def test_a_single_layer_is_a_network_too():
 
 def test_grouped_convolutions_are_left_and_said_so():
     net = nn.Sequential(separable(8, 16), nn.Conv2d(16, 16, 1, groups=2))
-    with pytest.warns(UserWarning, match="grouped convolutions are left as they are: 0.depthwise, 1"):
+    with pytest.warns(UserWarning, match=r"left as they are: 0\.depthwise, 1 \(grouped\)"):
         net = decompose(net, decomp="tt", rank_scale=0.5)
     assert list(decomposed(net)) == ["0.pointwise"]
     assert list(summary(net).decomp) == ["grouped", "tt", "grouped"]
@@ -208,6 +210,147 @@ def test_precision_and_place_stay(decomp, init):
     torch.testing.assert_close(ghost(x), net(x))
 
 
+# --- whatever the defaults are
+
+
+@contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+SURROUNDINGS = {
+    "inference_mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "default float64": lambda: default_dtype(torch.float64),
+    "default bfloat16": lambda: default_dtype(torch.bfloat16),
+    "default device": lambda: torch.device("meta"),
+}
+
+
+@kinds
+@pytest.mark.parametrize("init", ["weights", "random", "decompose"])
+def test_the_result_is_the_same_whatever_surrounds_it(decomp, init):
+    plain, x = nn.Sequential(nn.Conv1d(6, 8, 1), nn.Flatten(), nn.Linear(8, 6)), torch.randn(2, 6, 1)
+    torch.manual_seed(1)
+    expected = decompose(plain, decomp=decomp, rank_scale=0.3, init=init)
+    for name, surrounding in SURROUNDINGS.items():
+        torch.manual_seed(1)
+        with surrounding():
+            net = decompose(plain, decomp=decomp, rank_scale=0.3, init=init)
+            dense = densify(net)
+        for key, value in expected.state_dict().items():
+            torch.testing.assert_close(net.state_dict()[key], value, rtol=0, atol=0, msg=f"{name}: {key}")
+        for each in (net, dense):
+            each(x).square().sum().backward()
+            assert all(parameter.grad is not None for parameter in each.parameters()), name
+
+
+def test_a_network_made_in_inference_mode_is_trained_after():
+    with torch.inference_mode():
+        plain = small()
+    net = decompose(plain, rank_scale=0.5)
+    net(torch.randn(2, 3, 12, 12)).sum().backward()
+    assert all(core.grad is not None for layer in decomposed(net).values() for core in layer.cores)
+
+
+@kinds
+def test_weights_of_float64_are_fitted_in_float64(decomp):
+    """A weight that the format can hold: the error of a fit in float32 would be 1e-7."""
+    exact = decompose(nn.Linear(12, 10).double(), decomp=decomp, dims=2, rank_scale=0.4, init="random")
+    net = decompose(densify(exact), decomp=decomp, dims=2, rank_scale=1)
+    assert net.core_0.dtype == torch.float64
+    distance = (net.weight - exact.weight).norm() / exact.weight.norm()
+    assert distance < (1e-12 if decomp in ("bottleneck", "tt", "tucker", "tucker_tt") else 0.01)
+
+
+def test_a_layer_whose_cores_are_parametrized_becomes_plain():
+    net, x = decompose(nn.Sequential(nn.Linear(8, 6)), rank_scale=0.5), torch.randn(3, 8)
+    nn.utils.parametrizations.orthogonal(net[0], "core_0")
+    dense = densify(net)
+    assert list(dense.state_dict()) == ["0.weight", "0.bias"]
+    torch.testing.assert_close(dense(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+# --- whatever holds a layer
+
+
+class Holders(nn.Module):
+    """Layers that forward reaches by a list, by a dict, by a bound method and by a wrapper of torch.compile."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(8, 8) for _ in range(4))
+        self.steps, self.named = [self.a], {"b": self.b}
+        self.bound = self.c.__call__
+        self.wrapped = torch.compile(self.d, backend="eager")
+
+    def forward(self, x):
+        return self.wrapped(self.bound(self.named["b"](self.steps[0](x))))
+
+
+def test_whatever_holds_a_layer_holds_the_decomposed_one():
+    torch.compiler.reset()
+    plain, x = Holders(), torch.randn(3, 8)
+    net = decompose(plain, rank_scale=0.5, example=x)
+    layers = decomposed(net)
+    assert set(layers) == {"a", "b", "c", "d"}
+    for twin in (net, densify(net)):
+        before = twin(x)
+        twin(x).sum().backward()
+        assert all(parameter.grad is not None for parameter in twin.parameters())
+        torch.testing.assert_close(before, twin.d(twin.c(twin.b(twin.a(x)))))
+    assert (net(x) - plain(x)).abs().max() > 1e-3
+
+
+class Closure(nn.Module):
+    """The output follows a function that holds the weight of a layer, not the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.held, self.unused = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+        weight = self.held.weight
+        self.apply_held = lambda x: nn.functional.linear(x, weight)
+
+    def forward(self, x, scale=1):
+        return {"logits": self.apply_held(self.first(x)) * scale}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_output_that_does_not_follow_the_cores_is_refused(frozen):
+    plain, x = Closure().requires_grad_(not frozen), torch.randn(3, 8)
+    for example in (x, (x, 2), {"x": x, "scale": 2}):
+        with pytest.raises(InputError, match="the output does not follow the cores of held: .*skip") as raised:
+            decompose(plain, rank_scale=0.5, example=example)
+        assert "\n" not in str(raised.value)
+        net = decompose(plain, rank_scale=0.5, example=example, skip="held")  # what is unused before and after is fine
+        assert set(decomposed(net)) == {"first", "unused"}
+    assert plain.training and all(each.requires_grad != frozen and each.grad is None for each in plain.parameters())
+    with pytest.raises(InputError, match="example: the network does not take it"):
+        decompose(plain, rank_scale=0.5, example=torch.randn(3, 9))
+
+
+@pytest.mark.filterwarnings("ignore:left as they are")
+@networks
+def test_an_example_finds_nothing_wrong_with_whole_networks(network):
+    plain, images = network(), torch.randn(1, *IMAGE)
+    with torch.inference_mode():
+        net = decompose(plain, decomp="bottleneck", rank_scale=0.2, init="random", example=images.clone())
+    assert net.training and plain.training
+
+
+@pytest.mark.filterwarnings("ignore:left as they are")
+@pytest.mark.parametrize("network, node", [(resnet, "layer3.0.relu_1"), (mobilenet, "features.9"), (vit, "encoder.ln")])
+def test_features_can_be_extracted(network, node):
+    net, images = decompose(network().eval(), rank_scale=0.2, init="random"), torch.randn(2, *IMAGE)
+    extractor = create_feature_extractor(net, [node])
+    theirs = create_feature_extractor(densify(net), [node])
+    assert_same(extractor(images)[node], theirs(images)[node])
+
+
 # --- bad input
 
 
@@ -215,10 +358,18 @@ def test_precision_and_place_stay(decomp, init):
     "options, message",
     [
         ({"decomp": "svd"}, "decomp='svd'; allowed: .*tt"),
+        ({"decomp": ["tt"]}, r"decomp=\['tt'\]; allowed: .*tt"),
         ({"dims": 1}, "dims=1; allowed: an integer >= 2"),
         ({"dims": 2.5}, "dims=2.5; allowed: an integer >= 2"),
-        ({"rank_scale": 0}, "budget=0.0, rank_scale=0; allowed: one of them above 0 and up to 1"),
-        ({"budget": 0.5}, "budget=0.5, rank_scale=0.5; allowed: one of them"),
+        ({"rank_scale": 0}, "budget=0.0; allowed: one of budget, rank_scale and error, above 0 and up to 1, or ranks"),
+        ({"budget": 0.5}, "budget=0.5, rank_scale=0.5; allowed: one of budget"),
+        ({"error": 0.5}, "rank_scale=0.5, error=0.5; allowed: one of budget"),
+        ({"ranks": 3}, "rank_scale=0.5, ranks=3; allowed: one of budget"),
+        ({"rank_scale": 0, "ranks": (2, 3, 4)}, r"ranks=\(2, 3, 4\) for layer '0' in tt; allowed: 2 integers"),
+        ({"rank_scale": 0, "ranks": {"6": 2}}, "ranks=None for layer '0' in tt; allowed: 2 integers above 0, or one"),
+        ({"rank_scale": 0, "ranks": 0}, "ranks=0 for layer '0' in tt; allowed: 2 integers above 0"),
+        ({"allocation": "error"}, "allocation='error', rank_scale=0.5; allowed: rank_scale with allocation='even'"),
+        ({"allocation": "greedy"}, "allocation='greedy'; allowed: error, even"),
         ({"rank_scale": 1.5}, "rank_scale=1.5; allowed: .* up to 1"),
         ({"rank_scale": 0, "budget": 1e-4}, r"budget=0.0001: the smallest tt .* allowed is 0\.\d+ or more"),
         ({"rank_rule": "2019"}, "rank_rule='2019'; allowed: useful, root, uniform, original"),
@@ -226,7 +377,7 @@ def test_precision_and_place_stay(decomp, init):
         ({"contraction": "fast"}, "contraction='fast'; allowed: auto, factors, weight"),
         ({"contraction": "factors", "rank_rule": "original"}, "contraction='factors': .* no cut"),
         ({"skip": ["layer9"]}, "skip='layer9' names no layer; there are 0, 1, 3, 6"),
-        ({"skip": "*"}, r"skip='\*' leaves no Conv2d"),
+        ({"skip": "*"}, r"there is nothing to decompose with .*skip='\*'"),
     ],
 )
 def test_bad_input_gets_one_line_that_names_it(options, message):
@@ -243,17 +394,18 @@ def test_the_summary_has_a_row_for_each_layer():
     table = summary(net)
     assert list(table.index) == ["0", "1", "6"] and table.index.name == "layer"
     assert list(table.columns) == [
-        "decomp", "shape", "modes", "ranks", "weights", "parameters", "share", "contraction", "multiply_adds", "error"
+        "decomp", "shape", "modes", "ranks", "weights", "parameters", "share", "contraction", "multiply_adds", "error",
+        "left",
     ]  # fmt: skip
     row = table.loc["1"]
     assert row["shape"] == "16 x 16 x 3x3" and row["modes"] == "16 | 16 x 9" and row["decomp"] == "tt"
     assert row["weights"] == 16 * 16 * 9 and row["parameters"] == sum(core.numel() for core in net[1].cores)
     assert row["share"] == row["parameters"] / row["weights"] and row["error"] == net[1].error > 0
-    assert table.loc["6"].drop("shape").tolist() == ["dense", "", "", 64, 64, 1.0, "", 64, 0.0]
+    assert table.loc["6"].drop("shape").tolist() == ["dense", "", "", 64, 64, 1.0, "", 64, 0.0, ""]
     assert not table.isna().any().any() and "16 | 16 x 9" in table._repr_html_()
 
 
-@pytest.mark.filterwarnings("ignore:grouped convolutions")
+@pytest.mark.filterwarnings("ignore:left as they are")
 @pytest.mark.parametrize("network", [resnet, mobilenet, lambda: cifar_network(8, 10, separable)])
 @pytest.mark.parametrize("contraction", ["factors", "weight", "auto"])
 def test_multiply_adds_are_those_that_torch_counts(network, contraction):
@@ -265,6 +417,7 @@ def test_multiply_adds_are_those_that_torch_counts(network, contraction):
     assert summary(net, image).multiply_adds.sum() == counter.get_total_flops() // 2 - build
 
 
+@pytest.mark.filterwarnings("ignore:left as they are")
 def test_attention_is_counted_though_its_output_layer_is_never_called():
     net = models.VisionTransformer(32, 8, 1, 4, 64, 128)
     net = decompose(net, decomp="tt", rank_scale=0.3, init="random", contraction="factors")

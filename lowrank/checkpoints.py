@@ -1,0 +1,121 @@
+"""Tensors on disk: what a stopped run goes on from, and what a trained one keeps.
+
+Such a file is what torch.save writes and, behind it, a checksum of all that. One that is not what was written, or is
+not of this run, is named in a line, and nothing is made of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import nn
+
+from .files import named, open_regular, write
+from .train import State
+
+SEAL = b"\nsha256 "  # stands between the content and its checksum
+SEALED = len(SEAL) + hashlib.sha256().digest_size  # bytes of both
+
+
+class Damaged(Exception):
+    """Why a file is not what it should be."""
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises InputError, one line, if the file cannot be written."""
+    stream = io.BytesIO()
+    torch.save(dict(content), stream)
+    checksum = hashlib.sha256(stream.getbuffer()).digest()
+    stream.write(SEAL + checksum)
+    write(path, stream.getvalue())
+
+
+def read_tensors(path: Path, device: str | torch.device, sealed: bool = True) -> dict[str, Any]:
+    """What `save_tensors` wrote; without `sealed` also what was written before there were checksums.
+
+    Raises Damaged.
+    """
+    try:
+        with open_regular(path) as file:
+            content = checked_content(file, sealed)
+        found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except OSError as error:
+        raise Damaged(error.strerror or str(error)) from error
+    except Damaged:
+        raise
+    except Exception as error:  # torch raises many kinds
+        raise Damaged("it holds no tensors that torch can read") from error
+    if not isinstance(found, dict):
+        raise Damaged("it holds something else")
+    return found
+
+
+def checked_content(file: BinaryIO, sealed: bool) -> bytes:
+    """The bytes before the checksum, which are those that it was made of. Raises Damaged."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - SEALED))
+    mark, checksum = (end := file.read())[: len(SEAL)], end[len(SEAL) :]
+    file.seek(0)
+    if mark != SEAL:
+        if sealed:  # without reading all of what may be large
+            raise Damaged("it is empty, cut off or no checkpoint" if size else "it is empty")
+        return file.read()
+    content = file.read(size - SEALED)
+    if hashlib.sha256(content).digest() != checksum:
+        raise Damaged("its bytes are not those that were written: the checksum differs")
+    return content
+
+
+def check_fit(tensors: Any, network: nn.Module) -> None:
+    """Raises Damaged if a state_dict is not one of this network."""
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if not isinstance(tensors, dict) or {name: getattr(t, "shape", None) for name, t in tensors.items()} != shapes:
+        raise Damaged("its tensors are those of another network")
+
+
+# --- checkpoints
+
+
+def save_checkpoint(path: Path, run: str, state: State) -> None:
+    save_tensors(path, {"run": run, **vars(state)})
+
+
+def resume(path: Path, run: str, network: nn.Module, device: torch.device, log: Callable[[str], None]) -> State:
+    """The state that a stopped run left, or a fresh one; a file that holds none is set aside, which `log` is told."""
+    if not os.path.lexists(path):
+        return State()
+    try:
+        state = read_state(path, run, network, device)
+    except Damaged as reason:
+        log(f"{path} cannot be gone on from ({reason}): it is now {set_aside(path).name}, and the run begins anew")
+        return State()
+    log(f"going on after epoch {state.epochs}")
+    return state
+
+
+def read_state(path: Path, run: str, network: nn.Module, device: torch.device) -> State:
+    """Raises Damaged."""
+    content = read_tensors(path, device)
+    if content.keys() != {"run", *(each.name for each in fields(State))}:
+        raise Damaged("it is no checkpoint")
+    if (found := content.pop("run")) != run:
+        raise Damaged(f"it is of run {found}")
+    state = State(**content)
+    check_fit(state.tensors.get("network"), network)
+    return state
+
+
+def set_aside(path: Path) -> Path:
+    """Gives a file another name, which says what it is and which no other file has. Raises InputError."""
+    names = (f"{path.name}.damaged{number}" for number in ("", *map("-{}".format, range(2, 1000))))
+    free = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+    with named(path):
+        path.rename(free)
+    return free

@@ -1,0 +1,16 @@
+"""What a record says is shown as it is written, wherever it goes: it is data, and some come from strangers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def as_text(value: Any) -> str:
+    """The value for HTML and for Markdown: every character that means something there is written as its number."""
+    return re.sub(r"[^\w .,;+/%()-]|_", lambda found: f"&#{ord(found.group())};", str(value))
+
+
+def as_label(value: Any) -> str:
+    """The value for a picture: matplotlib would read what stands between dollar signs as a formula."""
+    return str(value).replace("$", r"\$")

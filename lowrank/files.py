@@ -1,0 +1,127 @@
+"""Files that are written whole or not at all and read without waiting, and folders that one process at a time holds.
+
+Claims are `flock` locks: they hold between the processes of a host, and between hosts if the file system passes
+them on. The kernel frees them when their process dies.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Makes an OSError an InputError with the path, the cause and the space left."""
+    try:
+        yield
+    except OSError as error:
+        there = next(folder for folder in [path, *path.absolute().parents] if os.path.exists(folder))
+        space = f"{shutil.disk_usage(there).free / 1e6:.1f} MB free"
+        raise InputError(f"{path}: cannot be written: {error.strerror or error} ({space})") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Another path beside this one: the file that the caller writes there takes this one's place as a whole or not
+    at all, whatever kills the process or the machine."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        flush(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        flush(path.parent, os.O_RDONLY)  # the new name, too, outlives a power cut
+
+
+def flush(path: Path, mode: int) -> None:
+    """Has the system put a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, content: bytes) -> None:
+    """The file as a whole or not at all.
+
+    Raises InputError, with the path and the space left, if the disk is full or the folder read-only.
+    """
+    with named(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A file to read bytes from. Raises OSError if it is none: a fifo, too, which would wait for its writer."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no regular file")
+        yield file
+
+
+def read_at_most(file: BinaryIO, size: int) -> bytes:
+    """The rest of a file, but not much more than so many bytes; takes no more memory than there is to read."""
+    return b"".join(islice(iter(partial(file.read, 2**16), b""), size // 2**16 + 1))
+
+
+def sweep_up(folder: Path) -> None:
+    """Removes what killed writers left; the caller holds the folder's claim."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+# --- locks
+
+
+def lock(descriptor: int, wait: bool = True) -> bool:
+    """Locks an open file until it is closed; without `wait` False if another process has locked it.
+
+    Raises InputError if this system has no such locks.
+    """
+    if fcntl is None:
+        raise InputError(
+            "this system has no fcntl, whose locks keep processes apart: runs, sweeps and downloads need Linux or macOS"
+        )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def claim(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds a folder for this process: True once it is held; without `wait` False if another holds it.
+
+    Makes the folder if there is none. The lock file stays: to remove it would let two processes hold two files.
+    """
+    with named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".claim", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield lock(descriptor, wait)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,16 @@
+"""Tensor formats: one class is one format. Start with `format`: what a format is, and the picture of it.
+
+`folding` makes a weight a tensor, `chains` and `products` are the formats, `registry` has their names, `layout` is one
+weight in one format, `budget` finds the ranks, `own` adds a format of yours. To count takes no torch.
+"""
+
+from .budget import RANK_RULES, path, pointwise, raise_rank, solve, walked
+from .folding import Folding, fold
+from .format import Format
+from .layout import CONTRACTIONS, Layout
+from .registry import FORMATS, OR_YOUR_OWN, PLAIN, uses_dims
+
+__all__ = [
+    "CONTRACTIONS", "FORMATS", "Folding", "Format", "Layout", "OR_YOUR_OWN", "PLAIN", "RANK_RULES",
+    "fold", "path", "pointwise", "raise_rank", "solve", "uses_dims", "walked",
+]  # fmt: skip

@@ -1,0 +1,134 @@
+"""A format of your own: checked on weights of several sizes, then known wherever `decomp` is a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .budget import _solve, path
+from .folding import Folding, fold
+from .format import Format
+from .registry import FORMATS, PLAIN
+
+BUILT_IN = (*PLAIN, *FORMATS)
+SIZES = [(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (32, 64, 4, 1), (48, 32, 5, 1)]  # as `fold` has them
+CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
+
+
+def register(decomp: str, form: Format) -> None:
+    """Make a format of your own known by a name: it counts, trains, sweeps and is drawn like those of lowrank.
+
+    The same name again replaces it. A fresh process does not know it: register it there before it reads a Config,
+    weights or a sweep that names it; the workers of `lowrank.sweep` are told by themselves. Raises InputError at a
+    name that lowrank itself uses, and if on one of several foldings what `form` says is not what it does: a W that is
+    not outputs x inputs, factors that are not `inner` wide, counts that are no integers, ranks that add no parameters.
+    """
+    if decomp in BUILT_IN:
+        raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
+    if not isinstance(form, Format):
+        raise InputError(f"decomp={decomp!r}: form={form!r}; allowed: an object of a class derived from lowrank.Format")
+    with torch.random.fork_rng(devices=[]):  # what comes after draws as if nothing had been checked
+        checked = [check_format(decomp, form, fold(*size)) for size in SIZES]
+    if not any(checked):
+        sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in SIZES)
+        raise InputError(f"decomp={decomp!r}: its `refusal` allows none of the weights that it is checked on: {sizes}")
+    FORMATS[decomp] = form
+    path.cache_clear()
+    _solve.cache_clear()
+
+
+def own_formats() -> dict[str, Format]:
+    """What this process has registered, by name."""
+    return {decomp: form for decomp, form in FORMATS.items() if decomp not in BUILT_IN}
+
+
+def check_format(decomp: str, form: Format, folding: Folding) -> bool:
+    """Whether the format can hold such a weight; raises InputError, one line, if what it says is not what it does."""
+    try:
+        if form.refusal(folding):
+            return False
+        problem, cause = next(problems(form, folding), ""), None
+    except Exception as error:
+        problem, cause = f"{type(error).__name__}: {error}", error
+    if problem:
+        size = f"{folding.outputs} x {folding.inputs}, folded into {folding}"
+        raise InputError(f"decomp={decomp!r}, for a weight of {size}: {problem}") from cause
+    return True
+
+
+def problems(form: Format, folding: Folding) -> Iterator[str]:
+    """What is wrong with a format, one line each, at ranks of 1, half way and at the largest."""
+    largest = form.largest(folding)
+    if not all(type(rank) is int and rank > 0 for rank in largest):
+        yield f"largest is {largest!r}, not positive integers"
+    for name, ranks in (("original", form.original(folding)), ("pace", form.pace(folding))):
+        if len(ranks) != len(largest):
+            yield f"{name} has {len(ranks)} numbers for {len(largest)} ranks"
+    for share in (0, 0.5, 1):
+        ranks = tuple(1 + int(share * (rank - 1)) for rank in largest)
+        yield from count_problems(form, folding, ranks)
+        yield from contraction_problems(form, folding, ranks)
+        yield from core_problems(form, folding, ranks)
+
+
+def count_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
+    shapes = form.shapes(folding, ranks)
+    if not all(type(size) is int and size > 0 for shape in shapes for size in shape):
+        yield f"shapes at ranks {ranks} are {shapes!r}, not positive integers"
+    for name in ("inner", "build", "weigh", "work"):
+        count = getattr(form, name)(folding, ranks)
+        if not (type(count) is int and count >= 0 or count is None and name in ("inner", "work")):
+            yield f"{name} at ranks {ranks} is {count!r}, not an integer"
+    splits = form.splits(folding, ranks)
+    if len(splits) != len(shapes) or any(len(shape) < split for split, shape in zip(splits, shapes, strict=True)):
+        yield f"splits are {splits!r} for cores of {shapes!r}"
+    for k, limit in enumerate(form.largest(folding)):
+        raised = form.shapes(folding, (*ranks[:k], ranks[k] + 1, *ranks[k + 1 :])) if ranks[k] < limit else None
+        if raised and sum(map(prod, raised)) <= sum(map(prod, shapes)):
+            yield f"raising rank {k} of {ranks} by one adds no parameters"
+
+
+def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
+    cores = [torch.randn(shape) for shape in form.shapes(folding, ranks)]
+    weight, inner = form.weight(cores, folding), form.inner(folding, ranks)
+    if tuple(weight.shape) != (folding.outputs, folding.inputs):
+        yield f"its cores make a weight of {tuple(weight.shape)}"
+    if inner is not None:
+        left, right = form.factors(cores, folding)
+        if tuple(left.shape) != (folding.outputs, inner) or tuple(right.shape) != (inner, folding.inputs):
+            yield f"inner is {inner}, but its factors are {tuple(left.shape)} and {tuple(right.shape)}"
+        if not agree(left @ right, weight):
+            yield "the product of its factors is not its weight"
+    if form.work(folding, ranks) is not None:
+        x = torch.randn(3, 2, folding.inputs)
+        y = form.multiply(x, cores, folding)
+        if y.shape != (3, 2, folding.outputs) or not agree(y, x @ weight.T):
+            yield "multiply does not multiply by its weight"
+    for k, core in enumerate(cores):
+        if not agree(form.weight([*cores[:k], 2 * core, *cores[k + 1 :]], folding), 2 * weight):
+            yield f"its weight is not linear in core {k}: twice the core does not make twice the weight"
+
+
+def core_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
+    """Of the cores that it starts with and fits, if it does."""
+    weight = torch.randn(folding.outputs, folding.inputs)
+    found = {"start": form.start(folding, ranks), "fit": form.fit(weight, folding, ranks)}
+    for name, cores in found.items():
+        if cores is None:
+            continue
+        shapes, expected = [tuple(core.shape) for core in cores], form.shapes(folding, ranks)
+        if shapes != [tuple(shape) for shape in expected]:
+            yield f"{name} makes cores of {shapes}, not of {expected}"
+        made = form.weight(cores, folding)
+        if not 0 < made.norm() < float("inf"):
+            yield f"{name} makes a weight of norm {made.norm():g}"
+        if name == "fit" and (made - weight).norm() > (1 + CLOSE) * weight.norm():
+            yield "fit makes a weight that is farther from the one given than zeros are"
+
+
+def agree(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).abs().max() <= CLOSE * other.abs().max())

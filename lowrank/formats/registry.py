@@ -1,0 +1,36 @@
+"""The formats by name: what `decomp` may be, apart from the networks that hold their weights as they are."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from .chains import Ring, TensorTrain, TuckerTT
+from .format import Format
+from .products import CP, Bottleneck, Tucker
+
+PLAIN = ("dense", "separable")  # the networks that hold their weights as they are
+OR_YOUR_OWN = ", or one of your own: lowrank.register(name, form) makes it known to this process"
+
+
+class Registry(dict[str, Format]):
+    """A dictionary that says what to do if a name is missing, as in a process that only reads what another stored."""
+
+    def __missing__(self, decomp: str) -> Format:
+        raise InputError(
+            f"decomp={decomp!r} is a format of your own that this process does not know: call "
+            f"lowrank.register({decomp!r}, form) first, or use one of {', '.join(self)}"
+        )
+
+
+FORMATS = Registry(
+    bottleneck=Bottleneck(),
+    tt=TensorTrain(),
+    tucker=Tucker(),
+    tucker_tt=TuckerTT(),
+    cp=CP(),
+    ring=Ring(),
+)
+
+
+def uses_dims(decomp: str) -> bool:
+    """Whether `dims` decides anything; of a format that this process does not know, it may."""
+    return decomp not in PLAIN and (decomp not in FORMATS or FORMATS[decomp].uses_dims)

@@ -1,0 +1,153 @@
+"""What a record says is text wherever it is shown, whatever it says."""
+
+import json
+from dataclasses import asdict
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+from IPython.display import HTML, Image, Markdown
+from nbconvert.filters import markdown2html
+
+import lowrank
+from lowrank import analysis, explore, figures, plots
+from lowrank.config import Config
+from lowrank.display import as_label, as_text
+from lowrank.results import Record, collect
+
+IMAGE = "<img src=x onerror=alert(1)>"
+STRANGE = [
+    IMAGE,
+    "<script>alert(1)</script>",
+    "</pre></table><script>alert(1)</script>",
+    "'\"><svg onload=alert(1)>",
+    "![x](javascript:alert(1)) [y](http://z) <http://z>",
+    "`code` **bold** _it_ # $x$ |a| ~b~",
+    "```\n<img src=x>\n```",
+    "&lt;img src=x&gt; &amp; $\\frac{$",
+]
+TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
+TEXTS = ("dataset", "device", "torch", "revision", "reason", "precision", "decomp", "schedule")
+
+
+class Tags(HTMLParser):
+    """The tags and the text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name, _ in attributes)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def write_record(runs, run: str, **values) -> Record:
+    measured = {"parameters": 100, "compression": 0.1, "multiply_adds": 9, "test_accuracy": 0.5, "train_accuracy": 0.5}
+    record = asdict(Config()) | measured | {"run": run, "status": "done", "seconds": 1.0, "data": "f00"} | values
+    (runs / run).mkdir(parents=True)
+    (runs / run / "record.json").write_text(json.dumps(record))
+    row = "1,0.5,0.5,0.5,0.5\n"
+    (runs / run / "history.csv").write_text(f"epoch,train_loss,train_accuracy,test_loss,test_accuracy\n{row}")
+    return Record(record)
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_as_text_is_that_text_in_html_and_in_markdown(text):
+    for page in (f"<p>{as_text(text)}</p>", markdown2html(f"It is {as_text(text)}.")):
+        read = Tags(page)
+        assert read.tags == ["p"] and " ".join(text.split()) in " ".join(read.text.split())
+
+
+@pytest.mark.parametrize("text", [*STRANGE, "$a$", "$\\x$ and $", "\\$5"])
+def test_as_label_is_no_formula(text):
+    figure = plt.figure()
+    shown = figure.text(0, 0, as_label(text))
+    assert shown._preprocess_math(shown.get_text()) == (text, False) or "\\$" in text
+    figure.canvas.draw()
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_objects_and_tables_show_it_as_text(tmp_path, text):
+    record = write_record(tmp_path, "a", **dict.fromkeys(TEXTS, text), extra=text, **{text: text})
+    write_record(tmp_path, "b")
+    collect(tmp_path)
+    table = lowrank.results(tmp_path)
+    shown = [record._repr_html_(), table._repr_html_(), table.set_index("run").T._repr_html_()]
+    for page in shown:
+        assert set(Tags(page).tags) <= TABLE | {"p", "div", "style"}
+    assert " ".join(text.split()) in " ".join(Tags(shown[0]).text.split())
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list:
+    """What explore displays, and what it puts in its place later."""
+    objects = []
+
+    def display(*shown, display_id=False):
+        objects.extend(shown)
+        return SimpleNamespace(update=objects.append)
+
+    monkeypatch.setattr(explore, "display", display)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    return objects
+
+
+@pytest.mark.parametrize("text", [STRANGE[0], STRANGE[2], STRANGE[-1]])
+@pytest.mark.parametrize("controls", [False, True], ids=["static", "live"])
+def test_explore_shows_it_as_text(tmp_path, monkeypatch, shown, text, controls):
+    for run in ("a", "b"):
+        write_record(tmp_path, run, **dict.fromkeys(TEXTS, text))
+    if controls:
+        monkeypatch.setenv("JPY_SESSION_NAME", "explore.ipynb")
+    for show in (explore.setting, explore.one_run, explore.two_runs):
+        show(str(tmp_path))
+    known = TABLE | {"p", "pre", "code", "details", "summary", "img", "map", "area"}
+    pages = [each.data for each in shown if isinstance(each, HTML)]
+    assert len(pages) == 4 + controls  # the sizes, a cell that repeats a run, its record, differences; the image map
+    for page in pages:
+        assert set(Tags(page).tags) <= known
+        assert page.count("<img") == page.count('<img usemap="#runs"')
+    assert not [each for each in shown if isinstance(each, Markdown)]
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_sentences_and_pictures_show_it_as_text(text):
+    rows = [asdict(Config(seed=seed)) for seed in (0, 1)]
+    measured = {"test_accuracy": 0.5, "parameters": 9, "seconds": 1.0, "data": "f00"}
+    table = pd.DataFrame(rows).assign(**measured, **dict.fromkeys(TEXTS, text))
+    method = analysis.Evidence("cp", "smoke", table, 0).method()
+    assert set(Tags(markdown2html(method)).tags) <= {"p", "code"}
+    figure = plots.accuracy_against_parameters(table).figure
+    figure.canvas.draw()
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("text", [text for text in STRANGE if "<" in text and "![" not in text])
+def test_the_page_of_figures_holds_no_tag_of_a_sentence(text):
+    cells = [nbformat.v4.new_markdown_cell("# Question?"), nbformat.v4.new_code_cell()]
+    data = {"text/markdown": f"**Answer {text}**"}
+    cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
+    page = figures.section("1-name", nbformat.v4.new_notebook(cells=cells))
+    assert not {"img", "script", "svg"} & set(Tags(page).tags)
+
+
+@pytest.mark.parametrize("damage", ["", "hello", "epoch\n1\n"])
+def test_explore_goes_on_where_a_history_or_weights_are_damaged(tmp_path, shown, damage):
+    for run in ("a", "b"):
+        write_record(tmp_path, run)
+        (tmp_path / run / "history.csv").write_text(damage)
+        (tmp_path / run / "weights.pt").write_text(damage)
+    write_record(tmp_path, "partly", train_accuracy=None)
+    for show in (explore.setting, explore.one_run, explore.two_runs, explore.one_layer):
+        show(str(tmp_path))
+    assert sum("damaged weights" in each.data for each in shown if isinstance(each, HTML)) == 1
+    assert sum(isinstance(each, Image) for each in shown) == 3
