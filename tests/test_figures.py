@@ -106,7 +106,7 @@ def test_another_accuracy_makes_another_sentence(shared, runs, tmp_path):
 def test_every_bold_answer_carries_its_scale_and_its_seeds(notebook, shared):
     answer = figures.answer(nbformat.read(shared / notebook.name, as_version=4))
     assert "**" in answer and re.search(r"n = \d", answer)
-    assert notebook.stem == "6-cost" or re.search(r"width \d+.* 1 epochs, n = \d", answer)
+    assert notebook.stem == "6-cost" or re.search(r"width \d+.* \d+ epochs, n = \d", answer)
 
 
 @pytest.mark.parametrize("notebook", RUNS, ids=lambda notebook: notebook.stem)
