@@ -92,7 +92,8 @@ class Evidence:
 
 def setting_id(values: Mapping[str, Any], open_precision: bool) -> str:
     """The same for all runs of one setting, whatever their seed and data; "" if this version has no such setting."""
-    asked = {name: values[name] for name in SETTING if name in values} | {"dataset": "cifar10"}
+    data = "digits" if values["dataset"] == "digits" else "cifar10"  # digits are not augmented unless asked
+    asked = {name: values[name] for name in SETTING if name in values} | {"dataset": data}
     return id_of(tuple((asked | ({"precision": "auto"} if open_precision else {})).items()))
 
 

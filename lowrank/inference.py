@@ -102,6 +102,7 @@ def pool_spread(
     table: pd.DataFrame, by: Sequence[str], value: str = "test_accuracy", check: Sequence[str] = ()
 ) -> Spread:
     """The standard deviation within the settings that `by` tells apart, and whether it is the same for all."""
+    table = table.reset_index(drop=True)  # joined tables repeat it
     runs = table.groupby(list(by))[value]
     n, df = runs.transform("size"), len(table) - runs.ngroups
     residuals = ((table[value] - runs.transform("mean")) * np.sqrt(n / (n - 1).clip(lower=1)))[n > 1]

@@ -1,22 +1,25 @@
 """The analysis notebooks from made-up records: what is shared is clean, and its sentences follow the records."""
 
+import base64
 import json
 import re
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
+import matplotlib.pyplot
 import nbformat
-import pandas as pd
+import numpy as np
 import pytest
 
 import lowrank
 from lowrank import analysis, figures
-from lowrank.config import ROOT, Config, InputError
+from lowrank.config import ROOT, Config
 from lowrank.plan import planned
 from lowrank.results import collect, write
 
-STUDIES = ["weight-decay", "tensor-train", "cp", "shoot-out", "then-and-now"]
+STUDIES = ["weight-decay", "overfitting", "tensor-train", "cp", "shoot-out", "then-and-now", "when-it-pays"]
+STUDIES += ["rank-placement", "null-control", "rates", "precision", "horizon", "original-2019"]
 RUNS = [notebook for notebook in figures.NOTEBOOKS if notebook.stem != "1-parameter-counts"]
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 SIZES = {"dense": 80_000, "separable": 16_000}
@@ -25,10 +28,15 @@ SIZES = {"dense": 80_000, "separable": 16_000}
 def made_up(config: Config, run: str) -> dict:
     """A record whose accuracy follows its size, with a little of its own."""
     parameters = SIZES.get(config.decomp, 1000 + int(9000 * (config.budget or config.rank_scale)))
-    accuracy = 0.3 + parameters / 200_000 + 0.01 * config.seed + int(run[:2], 16) / 10_000
+    parameters = int(parameters * (config.width / 8) ** 2)
+    accuracy = 0.3 + parameters / 400_000 + 0.01 * config.seed + int(run[:2], 16) / 10_000
+    known = np.arange(400) < 400 * accuracy
     measured = {"parameters": parameters, "multiply_adds": 10 * parameters, "peak_memory": 10**8, "seconds": 3.0}
-    measured |= {"test_accuracy": accuracy, "train_accuracy": accuracy, "data": "f00", "revision": "abc"}
-    return asdict(config) | measured | {"run": run, "status": "done", "device": "cpu, 2 threads", "torch": "2.11"}
+    measured |= {f"{part}_accuracy": known.mean() for part in ("test", "train", "fit", "validation")}
+    measured |= {f"{part}_loss": 1 - known.mean() for part in ("test", "train", "fit", "validation")}
+    measured |= {"correct": base64.b64encode(np.packbits(known).tobytes()).decode(), "code": "c0de"}
+    source = {"data": "f00", "revision": "abc", "device": "cpu, 2 threads", "torch": "2.11"}
+    return asdict(config) | measured | source | {"run": run, "status": "done"}
 
 
 @pytest.fixture(scope="module")
@@ -94,38 +102,25 @@ def test_another_accuracy_makes_another_sentence(shared, runs, tmp_path):
     assert "**tucker_tt**" in after and after != before
 
 
-def test_a_setting_counts_once_it_has_all_its_seeds(runs):
-    table = lowrank.results(runs)
-    whole = analysis.evidence(table, "cp")
-    assert (whole.scale, whole.missing, len(whole.table)) == ("smoke", 0, 8)
-    part = analysis.evidence(table[table.run != whole.table.run.iloc[0]], "cp")
-    assert (part.missing, len(part.table)) == (1, 6)
-    assert "1 settings of the study have not all their seeds yet" in part.method()
-    with pytest.raises(InputError, match="study='cp': none of its settings has all its seeds"):
-        analysis.evidence(table[table.seed == 0], "cp")
-    with pytest.raises(InputError, match="revision="):
-        analysis.evidence(table.assign(revision=table.run), "cp")
+@pytest.mark.parametrize("notebook", RUNS, ids=lambda notebook: notebook.stem)
+def test_every_bold_answer_carries_its_scale_and_its_seeds(notebook, shared):
+    answer = figures.answer(nbformat.read(shared / notebook.name, as_version=4))
+    assert "**" in answer and re.search(r"n = \d", answer)
+    assert notebook.stem == "6-cost" or re.search(r"width \d+.* \d+ epochs, n = \d", answer)
 
 
-def test_the_ledger_counts_every_study_that_has_runs(runs):
-    ledger = analysis.ledger(lowrank.results(runs))
-    assert set(STUDIES) <= set(ledger.index)
-    assert ledger.loc["cp", ["runs", "seeds a setting", "dataset"]].tolist() == [8, 2, "digits"]
-
-
-def test_differences_are_paired_and_their_interval_is_students():
-    table = pd.DataFrame(
-        {"decomp": decomp, "budget": budget, "seed": seed, "test_accuracy": seed / 10 + gain}
-        for budget in (0.1, 0.2)
-        for decomp, gains in (("tt", (0.01, 0.02, 0.03)), ("cp", (0, 0, 0)))
-        for seed, gain in enumerate(gains)
-    )
-    found = analysis.differences(table.drop(index=0), {"decomp": "tt"}, {"decomp": "cp"}, ["budget"])
-    assert len(found) == 5
-    effect = analysis.effect(found[0.2])
-    assert effect[:3] == pytest.approx((0.02, 0.02 - 0.02484, 0.02 + 0.02484), abs=1e-5)  # t = 4.303, 2 degrees
-    assert not effect.clear and str(effect) == "+2.0 points (95% interval -0.5 to +4.5, n = 3 pairs)"
-    assert analysis.effects(found, "budget").n.tolist() == [2, 3]
+@pytest.mark.parametrize("notebook", RUNS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_without_runs_says_so_and_fails_nowhere(notebook, tmp_path):
+    with matplotlib.rc_context({"backend": "agg"}):
+        namespace = {}
+        for cell in nbformat.read(notebook, as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(cell.source, namespace)
+                if "parameters" in cell.metadata.get("tags", []):
+                    namespace["runs"] = str(tmp_path)
+        matplotlib.pyplot.close("all")
+    study = namespace["study"]
+    assert not study and f"Not answered yet: 0 of {study.asked} runs of the study `{study.study}`" in study.gap
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "NB=: "), ("9-no-such", "NB=9-no-such: ")])
