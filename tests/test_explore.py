@@ -1,20 +1,27 @@
 """The front door without a browser: what objects show, trained weights, forms of one's own, static notebooks."""
 
 import json
+import math
 import re
 import subprocess
 import sys
+from functools import partial
 from html import unescape
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from IPython.display import Image, Markdown
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import lowrank
-from lowrank import explore, layers, plots, train
-from lowrank.config import Config, InputError
+from lowrank import explore, layers, overview, plots, train
+from lowrank.config import DECOMPS, PLAIN, Config, InputError
 from lowrank.data import load as load_data
+from lowrank.landscape import Landscape, locate_runs
+from lowrank.results import Record, store
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -34,25 +41,20 @@ def kronecker(nothing_registered):
 # --- sizes
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [{"decomp": "dense"}, {"decomp": "separable"}, {"decomp": "bottleneck", "budget": 0.2}]
-    + [{"decomp": "tt", "dims": 4, "rank_scale": 0.3}, {"decomp": "tucker", "dims": 6, "budget": 0.5}],
-    ids=str,
-)
-def test_sizes_are_those_of_the_network_that_is_built(setting):
-    config = Config(width=8, **setting)
-    with torch.device("meta"):
-        built = lowrank.summary(net := lowrank.build(config, classes=10), image=(3, 32, 32))
+@pytest.mark.parametrize("decomp", DECOMPS)
+@pytest.mark.parametrize("size", [{"budget": 0.3}, {"rank_scale": 0.3}], ids=str)
+def test_sizes_are_those_of_the_network_that_is_built(decomp, size):
+    config = Config(width=8, decomp=decomp, dims=4, **({} if decomp in PLAIN else size))
+    net = lowrank.build(config, classes=10)
+    built = lowrank.summary(net, image=(3, 32, 32))
     table = explore.sizes(config, classes=10)
     assert table.parameters["network"] == sum(parameter.numel() for parameter in net.parameters())
     assert table.multiply_adds["network"] == built.multiply_adds.sum()
     held = built[built.index.str.contains("convolution") & ~built.index.str.contains("first|depthwise")]
-    for name in ("parameters", "multiply_adds"):
+    for name in {*table.columns} - {"share"}:
         assert table[name].iloc[:7].tolist() == held[name].tolist()
-    if setting["decomp"] not in ("dense", "separable"):
-        for name in ("modes", "ranks", "contraction"):
-            assert table[name].iloc[:7].tolist() == held[name].tolist()
+    assert ("modes" in table) == (decomp not in (*PLAIN, "bottleneck"))  # a bottleneck is never folded
+    assert table.iloc[:8].parameters.sum() == table.parameters["network"]
 
 
 def test_a_budget_that_cannot_be_met_is_said_in_one_line():
@@ -62,7 +64,131 @@ def test_a_budget_that_cannot_be_met_is_said_in_one_line():
         lowrank.decompose(torch.nn.Linear(8, 8), budget=1e-5)
 
 
+def shown_by(show, monkeypatch, **values):
+    """What a function of explore shows at these values of its controls, without a browser."""
+    shown = []
+
+    def controlled(show, **controls):
+        shown.extend(show(**{name: start for name, (start, _) in controls.items()} | values))
+        return {}
+
+    monkeypatch.setattr(explore, "controlled", controlled)
+    show()
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"share": 0.1}, "11,264 parameters: the red line below"),
+        ({"share": 1.0, "width": 64}, "right of the picture below, which ends at"),
+        ({"share": 0.05, "width": 8}, "left of the picture below, which ends at"),
+        ({"share": 0.01}, "budget=0.01: the smallest tt"),
+    ],
+)
+def test_a_setting_is_placed_truly_and_the_picture_stays(values, said, monkeypatch):
+    text, picture = shown_by(explore.setting, monkeypatch, **values)
+    assert said in text.data and "No run" not in text.data
+    table = lowrank.results()
+    bare = Landscape(table, explore.describe).png
+    assert (picture.data == bare) == ("red line" not in said)  # only where it lies among them is a line drawn
+
+
+def test_every_published_run_is_found_where_its_form_draws_it():
+    table = lowrank.results()
+    landscape = Landscape(table, explore.describe)
+    places = {dot["run"]: (dot["x"], dot["y"]) for dot in landscape.dots}
+    assert set(places) == set(table.run[~table.decomp.isin(PLAIN)])  # those are bands
+    width, height = landscape.figure.bbox.size
+    for run in table[table.run.isin(places)].itertuples():
+        x, y = places[run.run]
+        size, accuracy = landscape.ax.transData.inverted().transform((x * width, (1 - y) * height))
+        assert accuracy == pytest.approx(run.test_accuracy)
+        assert abs(math.log(size / run.parameters)) < 3 * math.log(plots.APART)
+
+
+@pytest.mark.parametrize("draw", [Axes.plot, Axes.scatter])
+def test_runs_are_found_whatever_marks_them(draw):
+    table = lowrank.results().query("decomp == 'cp'")
+    ax = Figure().subplots()
+    draw(ax, 1.05 * table.parameters[::-1], table.test_accuracy[::-1], marker="x", color=plots.COLOURS["cp"], ls="")
+    assert set(locate_runs(ax, table)) == set(table.run)
+
+
+def test_two_runs_open_with_runs_of_one_dataset():
+    found = explore.best_first("runs")
+    first = next(iter(found))
+    alike = found[explore.likeliest_partner(found, first)]
+    strange = dict(found) | {"digits": Record(alike, run="digits", dataset="digits", test_accuracy=1.0)}
+    partner = strange[explore.likeliest_partner(strange, first)]
+    assert partner["dataset"] == found[first]["dataset"] and partner["decomp"] != found[first]["decomp"]
+    assert strange[explore.likeliest_partner(strange, "digits")]["run"] != "digits"
+
+
 # --- what objects show
+
+
+def test_what_a_record_says_is_shown_as_text(tmp_path, monkeypatch):
+    evil = "```<script>alert(1)</script>$x$<img src=x onerror=alert(1)>"
+    record = Record(lowrank.results().query("decomp == 'tt'").iloc[0].dropna().to_dict(), dataset=evil, device=evil)
+    record |= {name: value.item() for name, value in record.items() if hasattr(value, "item")}
+    record["started"] = record["started"].isoformat()
+    for run in ("one", "two"):
+        history = {"epoch": 1, "train_loss": 1, "test_loss": 1, "train_accuracy": 0.5, "test_accuracy": 0.5}
+        store(tmp_path, record | {"run": run, "seed": len(run)}, [history])
+    runs = str(tmp_path)
+    shows = (partial(explore.setting, runs), partial(explore.one_run, runs), partial(explore.two_runs, runs))
+    shown = [each for show in shows for each in shown_by(show, monkeypatch)]
+    assert not [each for each in shown if isinstance(each, Markdown)]
+    texts = [each._repr_html_() for each in shown if not isinstance(each, Image)]
+    assert len(texts) == 4 and "&lt;script&gt;" in "".join(texts)
+    assert not [text for text in texts if "<script" in text or "<img" in text]
+
+
+def test_the_rooms_of_notebooks_open_without_an_import_of_their_own():
+    code = "import sys, lowrank\nprint('matplotlib' in sys.modules)\n"
+    code += "for name in lowrank.LAB: assert name in dir(lowrank) and name in getattr(lowrank, name).__name__"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n" and {"analysis", "explore", "figures", "overview", "plots"} == set(lowrank.LAB)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", lowrank.__version__)
+    with pytest.raises(AttributeError, match="no attribute 'plot'"):
+        _ = lowrank.plot
+
+
+def test_ones_own_runs_come_first_and_then_the_best_of_each_form():
+    table = lowrank.results()
+    mine = table.iloc[[3, 5]].assign(run=["mine", "newer"], started=table.started.max())
+    table = pd.concat([table, mine.assign(started=mine.started + pd.to_timedelta([0, 1], "h"))])
+    ordered = overview.order_runs(table, set(table.run) - {"mine", "newer"})
+    assert ordered.run[:2].tolist() == ["newer", "mine"] and set(ordered.whose[:2]) == {"yours"}
+    best = ordered[ordered.whose == "best of its form"]
+    theirs = table.iloc[:-2].groupby("decomp").test_accuracy.max()
+    assert best.set_index("decomp").test_accuracy.sort_index().equals(theirs.sort_index())
+    assert ordered.index[ordered.whose == ""].min() == 2 + len(best) and len(ordered) == len(table)
+
+
+def test_a_table_of_runs_says_nothing_that_does_not_apply():
+    table = lowrank.results()
+    shown = overview.as_text(overview.order_runs(table, set()))
+    unfolded = shown.decomp.isin([*PLAIN, "bottleneck"])
+    assert set(shown.dims[unfolded]) == {""} and "" not in set(shown.dims[~unfolded])
+    dense = table.query("decomp == 'dense'")._repr_html_()
+    assert "9.0 times" in dense and "900" not in dense
+
+
+@pytest.mark.parametrize(
+    ("setting", "right", "said"),
+    [
+        ({"batch_size": 512, "epochs": 24}, 0.1, "2 steps an epoch, 48 in all: few; try `batch_size` 64."),
+        ({"batch_size": 64, "epochs": 1}, 0.1, ": few; try more `epochs`."),
+        ({"batch_size": 16, "epochs": 30}, 0.1, ": enough; try another `learning_rate` than 0.4."),
+        ({"batch_size": 64, "epochs": 24}, 0.95, "are told rightly"),
+    ],
+)
+def test_a_run_at_chance_is_called_so_and_told_what_to_try(setting, right, said):
+    config, data = Config(dataset="digits", **setting), load_data("digits")
+    text = explore.judge_run({"status": "done", "test_accuracy": right}, config, data).data
+    assert said in text and ("no better than guessing" in text) == (right == 0.1)
 
 
 def test_objects_have_a_short_repr_and_an_html_table(tmp_path):

@@ -1,6 +1,7 @@
 """The analysis notebooks from made-up records: what is shared is clean, and its sentences follow the records."""
 
 import base64
+import html
 import json
 import re
 import subprocess
@@ -56,7 +57,7 @@ def shared(runs, tmp_path_factory) -> Path:
     """What `make figures` writes."""
     folder = tmp_path_factory.mktemp("figures")
     executed = {notebook.stem: figures.execute(notebook, folder, runs=str(runs)) for notebook in RUNS}
-    (folder / "index.html").write_text(figures.page(executed, folder))
+    (folder / "index.html").write_text(figures.page(executed))
     return folder
 
 
@@ -85,6 +86,27 @@ def test_every_picture_is_there_in_three_formats_and_on_the_page(notebook, share
             assert (shared / f"{notebook.stem}-{number}.{ending}").read_bytes().startswith(magic)
         assert f'src="{notebook.stem}-{number}.png"' in (shared / "index.html").read_text()
     assert len(list(shared.glob(f"{notebook.stem}-*"))) == 3 * len(pictures)
+
+
+def test_questions_and_their_answers_come_before_every_picture(shared):
+    page = (shared / "index.html").read_text()
+    questions = [figures.question(nbformat.read(shared / notebook.name, as_version=4)) for notebook in RUNS]
+    assert max(page.index(f"<h2>{html.escape(question)}</h2>") for question in questions) < page.index("<img")
+    assert "prefers-color-scheme: dark" in page and "width=device-width" in page
+
+
+@pytest.mark.parametrize("notebook", RUNS, ids=lambda notebook: notebook.stem)
+def test_a_shared_notebook_names_the_project_by_links_that_hold(notebook, shared):
+    heading = nbformat.read(shared / notebook.name, as_version=4).cells[0].source
+    links = re.findall(r"\]\((.*?)\)", heading)
+    assert "project [lowrank](../README.md)" in heading and f"../notebooks/{notebook.name}" in links
+    assert all((ROOT / "figures" / link).is_file() for link in links)
+
+
+def test_html_in_an_answer_stays_text():
+    shown = figures.as_html("**cp** of <script>alert(1)</script> and <img src=x onerror=alert(1)>")
+    assert "<strong>cp</strong>" in shown and "&lt;script&gt;" in shown
+    assert "<script" not in shown and "<img" not in shown
 
 
 def test_another_accuracy_makes_another_sentence(shared, runs, tmp_path):

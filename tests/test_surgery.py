@@ -361,7 +361,7 @@ def test_features_can_be_extracted(network, node):
         ({"decomp": ["tt"]}, r"decomp=\['tt'\]; allowed: .*tt"),
         ({"dims": 1}, "dims=1; allowed: an integer >= 2"),
         ({"dims": 2.5}, "dims=2.5; allowed: an integer >= 2"),
-        ({"rank_scale": 0}, "budget=0.0, rank_scale=0.0, error=0.0; allowed: one of budget, rank_scale and error"),
+        ({"rank_scale": 0}, "budget=0.0, rank_scale=0, error=0.0; allowed: one of budget, rank_scale and error"),
         ({"budget": 0.5}, "budget=0.5, rank_scale=0.5; allowed: one of budget"),
         ({"error": 0.5}, "rank_scale=0.5, error=0.5; allowed: one of budget"),
         ({"rank_scale": 0, "ranks": (2, 3, 4)}, r"ranks=\(2, 3, 4\); tt takes 1 to"),
