@@ -98,8 +98,9 @@ def kernel(folder: Path, environment: dict[str, str], moment: float) -> Outcome:
         except Empty:
             continue
         told(message)
-        if message["content"].get("execution_state") == "idle" and start:
+        if message["content"].get("execution_state") == "idle":  # interrupted, or over before that
             break
+    start = start or time.monotonic()
     seconds = time.monotonic() - start
     left = set(living(environment["MARK"])) - {manager.provisioner.pid}
     client.stop_channels()

@@ -104,13 +104,14 @@ def connected(scheduler: Any, places: list[dict[str, str]]) -> Iterator[tuple[An
     from distributed import Client, Scheduler, SpecCluster
 
     if scheduler:
-        with Client(scheduler) as client:
+        with Client(scheduler, set_as_default=False) as client:
             yield client, lambda: None
         return
     options = {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
-    with (
-        SpecCluster(scheduler={"cls": Scheduler, "options": options}, silence_logs="CRITICAL") as cluster,
-        Client(cluster) as client,
+    head = {"scheduler": {"cls": Scheduler, "options": options}, "silence_logs": "CRITICAL"}
+    with (  # neither has an interrupted script wait, at its exit, for what it has not ended in time
+        SpecCluster(**head, shutdown_on_close=False) as cluster,
+        Client(cluster, set_as_default=False) as client,
         closing(Workers(cluster.scheduler_address, places)) as local,
     ):
         yield client, local.replace_lost

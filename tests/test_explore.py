@@ -1,7 +1,6 @@
 """The front door without a browser: what objects show, trained weights, forms of one's own, static notebooks."""
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -13,14 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from IPython.display import Image, Markdown
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import lowrank
 from lowrank import explore, layers, overview, plots, train
 from lowrank.config import DECOMPS, PLAIN, Config, InputError
 from lowrank.data import load as load_data
-from lowrank.landscape import Landscape, locate_runs
+from lowrank.landscape import Landscape
 from lowrank.results import Record, store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,21 +95,13 @@ def test_every_published_run_is_found_where_its_form_draws_it():
     table = lowrank.results()
     landscape = Landscape(table, explore.describe)
     places = {dot["run"]: (dot["x"], dot["y"]) for dot in landscape.dots}
-    assert set(places) == set(table.run[~table.decomp.isin(PLAIN)])  # those are bands
+    assert set(places) == set(table.run)
     width, height = landscape.figure.bbox.size
-    for run in table[table.run.isin(places)].itertuples():
+    for run in table[~table.decomp.isin(PLAIN)].itertuples():  # the plain ones may stand on the edge
         x, y = places[run.run]
         size, accuracy = landscape.ax.transData.inverted().transform((x * width, (1 - y) * height))
         assert accuracy == pytest.approx(run.test_accuracy)
-        assert abs(math.log(size / run.parameters)) < 3 * math.log(plots.APART)
-
-
-@pytest.mark.parametrize("draw", [Axes.plot, Axes.scatter])
-def test_runs_are_found_whatever_marks_them(draw):
-    table = lowrank.results().query("decomp == 'cp'")
-    ax = Figure().subplots()
-    draw(ax, 1.05 * table.parameters[::-1], table.test_accuracy[::-1], marker="x", color=plots.COLOURS["cp"], ls="")
-    assert set(locate_runs(ax, table)) == set(table.run)
+        assert 0.7 < size / run.parameters < 1.4  # those of one budget stand side by side
 
 
 def test_two_runs_open_with_runs_of_one_dataset():
@@ -181,7 +170,7 @@ def test_a_table_of_runs_says_nothing_that_does_not_apply():
     [
         ({"batch_size": 512, "epochs": 24}, 0.1, "2 steps an epoch, 48 in all: few; try `batch_size` 64."),
         ({"batch_size": 64, "epochs": 1}, 0.1, ": few; try more `epochs`."),
-        ({"batch_size": 16, "epochs": 30}, 0.1, ": enough; try another `learning_rate` than 0.4."),
+        ({"batch_size": 16, "epochs": 30, "learning_rate": 0.4}, 0.1, ": enough; try another `learning_rate`"),
         ({"batch_size": 64, "epochs": 24}, 0.95, "are told rightly"),
     ],
 )
