@@ -108,6 +108,12 @@ def rates(scale: str) -> list[dict[str, Any]]:
     return each(each(forms, short), *grid(learning_rate=[0.2, 0.4, 0.8]))
 
 
+def tuning(scale: str) -> list[dict[str, Any]]:
+    """Short runs, one a setting, that choose where to look: every placement of the ranks for every form."""
+    short = {"epochs": 4} if scale == "cpu" else {}
+    return each(each(best(*FORMS), {"budget": 0.1, "seed": 0} | short), *grid(rank_rule=RULES))
+
+
 def weight_decay(scale: str) -> list[dict[str, Any]]:
     """Bottlenecks whose ranks are small under every kind of weight decay."""
     ranks = grid(decomp=["bottleneck"], budget=[round(2 / k, 4) for k in FRACTIONS[scale]])
@@ -181,6 +187,7 @@ MAKERS = {
     "shoot-out": shoot_out,
     "when-it-pays": when_it_pays,
     "rank-placement": rank_placement,
+    "tuning": tuning,
     "rates": rates,
     "null-control": null_control,
     "weight-decay": weight_decay,
