@@ -12,7 +12,8 @@ import pytest
 
 import lowrank
 from lowrank import analysis, figures
-from lowrank.config import ROOT, Config, InputError
+from lowrank.config import Config, InputError
+from lowrank.paths import ROOT
 from lowrank.plan import planned
 from lowrank.results import collect, write
 
