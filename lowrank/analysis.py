@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import ROOT, Config, InputError
+from .config import Config, InputError
 from .display import as_text
 from .inference import Groups, group_runs
+from .paths import ROOT
 from .plan import planned
 from .results import FINAL, record
 from .settings import SETTING, code_of, listed, scope, span

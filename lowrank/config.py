@@ -13,7 +13,6 @@ import math
 import os
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 
 from .errors import InputError, refuse_unknown
 from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
+from .paths import located, runs_folder
 
 DECOMPS = ChainMap(FORMATS, dict.fromkeys(PLAIN))  # by name: the plain ones, then every format, those of one's own last
 INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe="fast"
@@ -30,32 +30,6 @@ ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0}
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
 PATHS = ("dataset", "runs")
-ROOT = Path(__file__).resolve().parent.parent  # the repository: notebooks run from several folders
-
-
-def located(path: str | os.PathLike) -> Path:
-    """The path seen from the working directory or, where nothing is there, from the repository; ~ is the home."""
-    path = os.path.expanduser(path)
-    return Path(path) if os.path.exists(path) else ROOT / path
-
-
-def runs_folder(runs: str | os.PathLike) -> Path:
-    """The folder of records of that name: a relative path starts at the repository, ~ is the home."""
-    return ROOT / os.path.expanduser(runs)
-
-
-def relative(path: Path) -> Path:
-    """The path from the repository, where it lies inside: notebooks that are shared name no folder of a machine."""
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name)
-
-
-def cache_folder() -> Path:
-    """$LOWRANK_CACHE or, where that is not set, lowrank/ below $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("LOWRANK_CACHE") or Path(home, "lowrank"))
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def dataset_name(dataset: str) -> str:

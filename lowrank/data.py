@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import DATASETS, InputError, cache_folder, dataset_name, located
+from .config import DATASETS, InputError, dataset_name
 from .files import lock, open_regular, replacing
 from .images import SIZE, content_hash, contents, read_splits
+from .paths import cache_folder, located
 
 STORED = ("train_images", "train_labels", "test_images", "test_labels", "classes", "fingerprint")  # in the cache
 READING = 2  # counts up when the same files give other pixels: the cache of an older one is not used any more

@@ -21,13 +21,14 @@ from matplotlib.figure import Figure
 
 from . import plots
 from .anatomy import anatomy
-from .config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments, html_table, runs_folder
+from .config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments, html_table
 from .controls import at_controls, controlled, picture
 from .data import Data
 from .display import as_label
 from .formats import uses_dims
 from .landscape import Landscape, LivePicture
 from .network import IMAGE
+from .paths import runs_folder
 from .results import Record, history, records
 from .summary import summary
 from .table import FORMATS, results

@@ -20,7 +20,7 @@ import nbformat
 import papermill
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from .config import ROOT
+from .paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]-*.ipynb"))[1:]  # 0-start-here trains
 FORMATS = {"image/png": "png", "application/pdf": "pdf", "image/svg+xml": "svg"}

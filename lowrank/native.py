@@ -26,9 +26,9 @@ from tempfile import TemporaryDirectory, TemporaryFile
 import torch
 from torch import Tensor
 
-from .config import cache_folder
 from .errors import InputError
 from .files import claim, named, open_regular, sweep_up, write
+from .paths import cache_folder
 
 SOURCES = [Path(__file__).with_name(name) for name in ("fused.cpp", "thin.cpp")]
 HEADER = Path(__file__).with_name("kernels.h")

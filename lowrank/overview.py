@@ -9,9 +9,9 @@ import pandas as pd
 from IPython.display import HTML
 from itables.widget import ITable
 
-from .config import ROOT
 from .controls import at_controls
 from .formats import uses_dims
+from .paths import ROOT
 from .table import FORMATS, results
 from .trial import git
 

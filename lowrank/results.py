@@ -26,8 +26,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ADDED, Config, InputError, html_table, runs_folder
+from .config import ADDED, Config, InputError, html_table
 from .files import claim, named, open_regular, read_at_most, sweep_up, write
+from .paths import runs_folder
 
 if TYPE_CHECKING:
     import pandas as pd

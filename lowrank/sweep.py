@@ -23,9 +23,10 @@ from typing import Any
 import pandas as pd
 
 from .cluster import check_address, connected, slots
-from .config import Config, InputError, relative
+from .config import Config, InputError
 from .engine import Engine, Outcome, failed, train
 from .errors import Stopped, show_stopped_as_a_line
+from .paths import relative
 from .plan import Study, announce, finished, identified, planned, rows_of, work_of
 from .progress import SweepProgress, in_notebook
 from .results import FINAL, claim, collect, store

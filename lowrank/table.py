@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from .config import Config, InputError, runs_folder
+from .config import Config, InputError
 from .formats import uses_dims
+from .paths import runs_folder
 from .results import COLUMNS, TYPES, collect, records
 
 FIRST = 9  # columns that are always shown

@@ -18,13 +18,14 @@ from torch import nn
 
 from . import formats, native
 from .checkpoints import Damaged, check_fit, read_tensors, resume, save_checkpoint, save_tensors
-from .config import PLAIN, ROOT, Config, InputError, dataset_name, runs_folder
+from .config import PLAIN, Config, InputError, dataset_name
 from .data import Data, held_out
 from .data import load as load_data
 from .files import claim
 from .fingerprint import code_fingerprint
 from .layers import dense, separable
 from .network import IMAGE, cifar_network
+from .paths import CHECKOUT, ROOT, runs_folder
 from .progress import RunProgress
 from .results import FINAL, Record, store
 from .results import record as stored
@@ -213,7 +214,7 @@ def device_name() -> str:
 
 
 def revision() -> str:
-    """The commit of the code, "+dirty" where the code differs from it; empty outside a git checkout."""
+    """The commit of the code, "+dirty" where the code differs from it; empty outside a checkout."""
     try:
         sha = git("rev-parse", "--short=12", "HEAD")
         return sha + ("+dirty" if git("status", "--porcelain", "--", "lowrank") else "")
@@ -222,5 +223,8 @@ def revision() -> str:
 
 
 def git(*arguments: str) -> str:
+    """What git says of this checkout. Raises OSError outside of one: an enclosing repository is not meant."""
+    if not CHECKOUT:
+        raise FileNotFoundError(f"{ROOT}: no checkout of lowrank")
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()

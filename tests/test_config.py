@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 import lowrank
-from lowrank.config import ADDED, DECOMPS, ROOT, Config, InputError, cache_folder, dataset_name, parameters_of
+from lowrank.config import ADDED, DECOMPS, Config, InputError, dataset_name, parameters_of
+from lowrank.paths import ROOT, cache_folder
 
 REFUSED = [
     ({"dimz": 3}, "dimz=3: there is no such parameter; did you mean dims?"),

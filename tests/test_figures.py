@@ -15,7 +15,8 @@ import pytest
 
 import lowrank
 from lowrank import analysis, figures
-from lowrank.config import ROOT, Config
+from lowrank.config import Config
+from lowrank.paths import ROOT
 from lowrank.plan import planned
 from lowrank.results import collect, write
 

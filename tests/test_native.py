@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lowrank import native
-from lowrank.config import ROOT
+from lowrank.paths import ROOT
 
 pytestmark = pytest.mark.skipif(not native.library(), reason="needs a C++ compiler with OpenMP")
 

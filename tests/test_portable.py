@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from lowrank.config import ROOT
+from lowrank.paths import ROOT
 
 WITHOUT = """
 import sys

@@ -13,8 +13,9 @@ from multiprocessing import get_context
 import pandas as pd
 import pytest
 
-from lowrank.config import ROOT, Config, InputError
+from lowrank.config import Config, InputError
 from lowrank.files import claim, write
+from lowrank.paths import ROOT
 from lowrank.results import COLUMNS, MEASURED, TYPES, collect, history, record, records, store
 from lowrank.table import results
 

@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from lowrank.cluster import check_address
-from lowrank.config import ROOT, Config, InputError
+from lowrank.config import Config, InputError
 from lowrank.engine import attempt
+from lowrank.paths import ROOT
 from lowrank.plan import status
 from lowrank.results import FINAL, claim, named, record, store
 from lowrank.studies import grid
