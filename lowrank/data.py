@@ -207,12 +207,12 @@ def cached(name: str, build: Callable[[], Data]) -> Data:
     if data is None:
         data = build()
         with contextlib.suppress(OSError):  # where nothing can be kept, the next run builds again
-            store(data, file)
+            keep_data(data, file)
     return data
 
 
 def restored(file: Path) -> Data | None:
-    """What `store` wrote, or None where it is missing or is not what it was."""
+    """What `keep_data` wrote, or None where it is missing or is not what it was."""
     try:
         with open_regular(file) as stream, np.load(stream) as stored:
             *arrays, fingerprint = (stored[name] for name in STORED)
@@ -222,7 +222,7 @@ def restored(file: Path) -> Data | None:
     return data if data.fingerprint == str(fingerprint) else None
 
 
-def store(data: Data, file: Path) -> None:
+def keep_data(data: Data, file: Path) -> None:
     """Written whole or not at all, however many processes do so at once."""
     with replacing(file) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **{name: np.asarray(getattr(data, name)) for name in STORED})

@@ -35,7 +35,7 @@ COUNT = 1  # seconds between two counts of the workers
 # On a worker
 
 
-def train(**parameters: Any) -> dict[str, Any]:
+def run_trial(**parameters: Any) -> dict[str, Any]:
     """The trial of a sweep: lowrank.run, in whatever process it lands."""
     from .trial import run
 

@@ -63,7 +63,7 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], BinaryIO] | str]]:
     An archive is gone through once and not unpacked. Raises ValueError at what is no file.
     """
     if path.is_dir():
-        for name in listed(path):
+        for name in list_images(path):
             yield name, partial(open_regular, path / name)
     elif path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
@@ -76,7 +76,7 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], BinaryIO] | str]]:
         with tarfile.open(path, tarinfo=Header) as archive:
             for member in archive:
                 if split_of(member.name) and not member.isdir():
-                    yield member.name, source_of(archive, member)
+                    yield member.name, find_source(archive, member)
             archive.fileobj.seek(archive.offset)
             if archive.fileobj.read(512) != bytes(512):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError("its end is missing")
@@ -85,7 +85,7 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], BinaryIO] | str]]:
                     return
 
 
-def source_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], BinaryIO] | str:
+def find_source(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], BinaryIO] | str:
     if member.isfile():
         return partial(archive.extractfile, member)
     if member.issym():
@@ -107,7 +107,7 @@ class Header(tarfile.TarInfo):
         return header
 
 
-def listed(folder: Path) -> list[str]:
+def list_images(folder: Path) -> list[str]:
     """The files in the splits of a folder, those of val/ last."""
     files = (file for file in folder.glob("*/*/*") if file.is_file())
     return sorted(sorted(filter(split_of, (file.relative_to(folder).as_posix() for file in files))), key=split_of)
@@ -170,7 +170,7 @@ def content_hash(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     digest = hashlib.sha256(str(path.resolve()).encode())
-    for name in listed(path):
+    for name in list_images(path):
         about = (path / name).stat()
         digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n".encode())
     return digest.hexdigest()[:16]

@@ -21,37 +21,37 @@ def decompose_draw(weight: Tensor, layout: Layout) -> list[Tensor] | None:
     """Cores of a random weight [O, I]; None for rings and formats of one's own, which tntorch does not know."""
     tensor, ranks, shapes = weight.reshape(layout.folding.modes), layout.ranks, layout.shapes
     if layout.decomp == "bottleneck":
-        return fit_matrix(weight, ranks[0])
+        return start_bottleneck(weight, ranks[0])
     if layout.decomp == "cp":
-        return fit_cp(tensor, ranks[0])
-    fits = {"tt": fit_train, "tucker": fit_tucker, "tucker_tt": fit_tucker_train}
+        return start_cp(tensor, ranks[0])
+    fits = {"tt": start_tt, "tucker": start_tucker, "tucker_tt": start_tucker_tt}
     return fits[layout.decomp](tensor, ranks, shapes) if layout.decomp in fits else None
 
 
-def fit_matrix(weight: Tensor, rank: int) -> list[Tensor]:
+def start_bottleneck(weight: Tensor, rank: int) -> list[Tensor]:
     """L [O, r] and R [r, I], the best of their rank."""
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
     return [left[:, :rank] * values[:rank].sqrt(), values[:rank, None].sqrt() * right[:rank]]
 
 
-def fit_train(tensor: Tensor, ranks: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+def start_tt(tensor: Tensor, ranks: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     return padded(tntorch.Tensor(tensor, ranks_tt=list(ranks)).cores, shapes)
 
 
-def fit_tucker(tensor: Tensor, ranks: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+def start_tucker(tensor: Tensor, ranks: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     tucker = tntorch.Tensor(tensor, ranks_tucker=list(ranks))
     core = torch.zeros(shapes[0])
     core[tuple(slice(size) for size in tucker.tucker_core().shape)] = tucker.tucker_core()
     return [core, *padded(tucker.Us, shapes[1:])]
 
 
-def fit_tucker_train(tensor: Tensor, ranks: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+def start_tucker_tt(tensor: Tensor, ranks: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     dims = tensor.dim()
     fitted = tntorch.Tensor(tensor, ranks_tucker=list(ranks[:dims]), ranks_tt=list(ranks[dims:]))
     return padded([*fitted.Us, *fitted.cores], shapes)
 
 
-def fit_cp(tensor: Tensor, rank: int) -> list[Tensor]:
+def start_cp(tensor: Tensor, rank: int) -> list[Tensor]:
     cores = [core.contiguous() for core in tntorch.Tensor(tensor, ranks_cp=rank, max_iter=ALS_STEPS).cores]
     unused = torch.stack([core.norm(dim=0) for core in cores]).amin(0) == 0  # columns that the weight does not need
     for core in cores[:-1]:  # as in `padded`: noise, which the zeros of the last core meet

@@ -44,7 +44,7 @@ def order_runs(table: pd.DataFrame, published: set[str]) -> pd.DataFrame:
     return pd.concat([part.assign(whose=whose) for whose, part in parts.items()], ignore_index=True)
 
 
-def as_text(table: pd.DataFrame) -> pd.DataFrame:
+def write_cells(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of an ordered table that tell runs apart, as people read them; blank: does not apply."""
     frame = pd.DataFrame(table[COLUMNS]).astype(object)
     for name in ("test_accuracy", "parameters", "started"):
@@ -59,7 +59,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 def show_runs(runs: str | Path = "runs") -> ITable | HTML:
     """The table of runs: in a live notebook all of them, to sort and to filter, elsewhere those that come first."""
     table = order_runs(results(runs), published_runs(runs))
-    frame = as_text(table)
+    frame = write_cells(table)
     if at_controls():
         return ITable(frame, showIndex=False, language=WORDS, order=[], lengthMenu=[10, 25, 100], scrollX=True)
     first = frame[table.whose != ""]

@@ -146,11 +146,11 @@ def choose(module: nn.Module, only: Selectors, skip: Selectors) -> list[Part]:
     left = [part for part in asked if part.reason and not isinstance(part.module, Decomposed)]
     if not kept:
         why = f"with only={only!r}, skip={skip!r}" if parts else "in a module without weights"
-        raise InputError(f"there is nothing to decompose{f'; left: {listed(left)}' if left else f' {why}'}")
+        raise InputError(f"there is nothing to decompose{f'; left: {name_parts(left)}' if left else f' {why}'}")
     for part in (*kept, *left):
         refuse_unready(part)
     if left:
-        warnings.warn(f"left as they are: {listed(left)}", stacklevel=4)
+        warnings.warn(f"left as they are: {name_parts(left)}", stacklevel=4)
     return kept
 
 
@@ -192,7 +192,7 @@ def all_names(parts: Iterable[Part]) -> list[str]:
     return [name for part in parts for name in part.names]
 
 
-def listed(parts: Sequence[Part]) -> str:
+def name_parts(parts: Sequence[Part]) -> str:
     """The names of parts with the reason of each, those of one reason together and shortened."""
     reasons: dict[str, list[str]] = {}
     for part in parts:

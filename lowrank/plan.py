@@ -46,7 +46,7 @@ def planned(
     return [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
 
 
-def fastest_precision() -> str:
+def settle_precision() -> str:
     """What precision="auto" is in a sweep, decided once: its workers may differ."""
     from .train import resolved_precision
     from .trial import best_device
@@ -62,7 +62,7 @@ def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
     data = {dataset: load(dataset) for dataset in {config.dataset for config in configs}}
     configs = [config.fitted(len(data[config.dataset].train_labels)) for config in configs]
     if any(config.precision == "auto" for config in configs):
-        auto = fastest_precision()
+        auto = settle_precision()
         configs = [replace(config, precision=auto) if config.precision == "auto" else config for config in configs]
     return {config.run(data[config.dataset].fingerprint): config for config in configs}
 
@@ -82,12 +82,12 @@ def multiply_adds(config: Config) -> int:
     """Of one image forward; 1 if there can be no such network."""
     names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
     with suppress(InputError):
-        return counted(**{name: getattr(config, name) for name in names})
+        return count_multiply_adds(**{name: getattr(config, name) for name in names})
     return 1
 
 
 @cache
-def counted(**form: Any) -> int:
+def count_multiply_adds(**form: Any) -> int:
     from .trial import build, sizes
 
     config = Config.of(form)

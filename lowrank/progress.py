@@ -22,7 +22,7 @@ REFRESH = 0.5  # seconds between two pictures of the line
 SAID = 60  # seconds between two lines that last, where nobody sees the one that is replaced
 
 
-def span(seconds: float) -> str:
+def timed(seconds: float) -> str:
     """1:02:03, or 12.3 s below a minute."""
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
@@ -71,7 +71,7 @@ class Progress:
         if time.monotonic() - self.drawn > REFRESH:
             self.drawn = time.monotonic()
             share, left = self.done / (self.total or 1), self.seconds_left()
-            time_left = [f"about {span(left)} left"] if left is not None else []
+            time_left = [f"about {timed(left)} left"] if left is not None else []
             self.line.set_description_str(f"{'█' * round(30 * share):░<30} {', '.join([*parts, *time_left])}")
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class RunProgress(Progress):
             self.mark = time.monotonic()
         if taken == WARM + TIMED:
             pace = (time.monotonic() - self.mark) / TIMED
-            self.log(f"about {span(pace * (self.total - self.done))} of training to go, {pace * 1000:.0f} ms a step")
+            self.log(f"about {timed(pace * (self.total - self.done))} of training to go, {pace * 1000:.0f} ms a step")
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         part = "test" if "test_loss" in row else "validation"
@@ -134,11 +134,11 @@ class SweepProgress(Progress):
         self.draw(*self.ended(), *parts)
         if not watched() and time.monotonic() - self.said > SAID:
             self.said, left = time.monotonic(), self.seconds_left()
-            self.log(", ".join([*self.ended(), *parts, *([f"about {span(left)} left"] if left is not None else [])]))
+            self.log(", ".join([*self.ended(), *parts, *([f"about {timed(left)} left"] if left is not None else [])]))
 
     def ended(self, statuses: Iterable[str] = ("done",)) -> list[str]:
         return [f"{self.counts[status]} {status}" for status in dict.fromkeys([*statuses, *self.counts])]
 
     def finish(self) -> None:
         """Says how the runs ended and how long it took."""
-        self.log(f"{', '.join(self.ended(()))} in {span(time.monotonic() - self.begun)}")
+        self.log(f"{', '.join(self.ended(()))} in {timed(time.monotonic() - self.begun)}")

@@ -77,7 +77,7 @@ def best(*decomps: str) -> list[dict[str, Any]]:
     return [{"decomp": decomp} | ({"dims": MODES[decomp]} if decomp in MODES else {}) for decomp in decomps]
 
 
-def plain(*widths: int) -> list[dict[str, Any]]:
+def plain_networks(*widths: int) -> list[dict[str, Any]]:
     """Separable networks of these widths."""
     return grid(decomp=["separable"], width=widths)
 
@@ -124,7 +124,7 @@ def weight_decay(scale: str) -> list[dict[str, Any]]:
 def overfitting(scale: str) -> list[dict[str, Any]]:
     """How far each form can fit the training images without augmentation or decay."""
     small, large = BUDGETS[scale][-2:]
-    forms = [*grid(decomp=["dense", "separable"]), *plain(NARROW[scale][3 if scale == "cpu" else -1])]
+    forms = [*grid(decomp=["dense", "separable"]), *plain_networks(NARROW[scale][3 if scale == "cpu" else -1])]
     forms += each(best("bottleneck", "tt", "cp"), {"budget": large}) + each(best("cp"), {"budget": small})
     return each(forms, {"augment": False, "decay": "none", "weight_decay": 0.0})
 
@@ -140,7 +140,7 @@ def when_it_pays(scale: str) -> list[dict[str, Any]]:
     small = each(best("tt", "cp", "ring"), {"budget": 0.02}) if scale == "cpu" else []
     wide = each(best("bottleneck", "tt", "cp", "ring"), *grid(budget=budgets, width=[2 * width]))
     parent = each(best("bottleneck", "tt", "cp", "ring"), *grid(budget=budgets))
-    return [*plain(*NARROW[scale]), *grid(decomp=["separable"]), *parent, *small, *wide]
+    return [*plain_networks(*NARROW[scale]), *grid(decomp=["separable"]), *parent, *small, *wide]
 
 
 def rank_placement(scale: str) -> list[dict[str, Any]]:
@@ -156,7 +156,7 @@ def null_control(scale: str) -> list[dict[str, Any]]:
 
 def horizon(scale: str) -> list[dict[str, Any]]:
     """Whether four times as many epochs change the order of the forms."""
-    forms = [*plain(NARROW[scale][2 if scale == "cpu" else -1]), *each(best("tt", "cp"), {"budget": 0.1})]
+    forms = [*plain_networks(NARROW[scale][2 if scale == "cpu" else -1]), *each(best("tt", "cp"), {"budget": 0.1})]
     return each(forms, {"epochs": 4 * SCALES[scale]["epochs"]})
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 
 from .cluster import check_address, connected, slots
 from .config import Config, InputError
-from .engine import Engine, Outcome, failed, train
+from .engine import Engine, Outcome, failed, run_trial
 from .errors import Stopped, show_stopped_as_a_line
 from .paths import relative
 from .plan import Study, announce, finished, identified, planned, rows_of, work_of
@@ -168,7 +168,7 @@ def sweep(
     timeout: float = 0,
     show: Callable[[pd.DataFrame], None] | None = None,
     log: Callable[[str], None] = print,
-    trial: Callable[..., dict] = train,
+    trial: Callable[..., dict] = run_trial,
     **overrides: Any,
 ) -> pd.DataFrame:
     """Trains what is missing of a study, and returns one row a run, in the study's order.
