@@ -29,7 +29,7 @@ from .formats import uses_dims
 from .landscape import Landscape, LivePicture
 from .network import IMAGE
 from .paths import runs_folder
-from .results import Record, history, records
+from .results import COLUMNS, Record, history, records
 from .summary import summary
 from .table import FORMATS, results
 from .train import steps_an_epoch
@@ -174,6 +174,14 @@ def repeat(record: Mapping[str, Any]) -> str:
     return "import lowrank\n\nlowrank.run(\n" + "".join(f"    {each},\n" for each in asked) + ")"
 
 
+def tabulate_record(record: Mapping[str, Any]) -> HTML:
+    """What was asked and what was measured, in numbers that are easy to read."""
+    numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+    texts = {name: FORMATS[name](value) for name, value in numbers.items() if name in FORMATS}
+    names = dict.fromkeys([*COLUMNS, *record])
+    return HTML(html_table({name: [texts.get(name, record[name])] for name in names if record.get(name) is not None}))
+
+
 def one_run(runs: str = "runs", clicked: LivePicture | None = None) -> None:
     """A recorded run: a cell that repeats it, its curves, its record. A run clicked in the picture is shown here."""
     found = best_first(runs)
@@ -184,7 +192,7 @@ def one_run(runs: str = "runs", clicked: LivePicture | None = None) -> None:
     def show(run: str) -> list[Any]:
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         draw_history(runs, run, figure.subplots(1, 2))
-        record = f"<details><summary>The whole record</summary>{found[run]._repr_html_()}</details>"
+        record = f"<details><summary>The whole record</summary>{tabulate_record(found[run]).data}</details>"
         return [Code(repeat(found[run]), language="python"), picture(figure), HTML(record)]
 
     controls = controlled(show, run=(next(iter(found)), chooser(found)))
@@ -292,7 +300,7 @@ def judge_run(record: Mapping[str, Any], config: Config, data: Data) -> Markdown
     guessing = data.test_labels.bincount().max().item() / images  # always the class that most images have
     said = f"{accuracy:.1%} of {images:,} test images"
     if accuracy > guessing + 3 * (guessing * (1 - guessing) / images) ** 0.5:  # three standard errors
-        return Markdown(f"**{said} are told rightly** after the last epoch; guessing gives {guessing:.1%}.")
+        return Markdown(f"**{said} are recognised** after the last epoch; guessing gives {guessing:.1%}.")
     steps = steps_an_epoch(config, data)
     taken = f"{steps:,} step{'s' * (steps > 1)} an epoch, {steps * config.epochs:,} in all"
     return Markdown(f"**{said}: no better than guessing, which gives {guessing:.1%}.** {taken}{advise(config, data)}.")

@@ -78,7 +78,9 @@ function render({ model, el }) {
     const inside = (wish, size, room) => `${Math.max(0, Math.min(wish, room - size))}px`;
     const across = x > 0.5 ? left - APART - tip.offsetWidth : left + RING + APART;
     tip.style.left = inside(across, tip.offsetWidth, window.innerWidth);
-    tip.style.top = inside(top + RING + APART, tip.offsetHeight, window.innerHeight);
+    const below = top + RING + APART;
+    const fits = below + tip.offsetHeight <= window.innerHeight;
+    tip.style.top = inside(fits ? below : top - APART - tip.offsetHeight, tip.offsetHeight, window.innerHeight);
   }
 
   function choose(event) {

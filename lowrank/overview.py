@@ -15,12 +15,13 @@ from .paths import ROOT
 from .table import FORMATS, results
 from .trial import git
 
-YOURS, BEST = "yours", "best of its form"
+YOURS, BEST = "yours", "best of form"
 COLUMNS = [
-    "whose", "test_accuracy", "decomp", "dims", "budget", "rank_scale", "parameters", "dataset", "width", "epochs",
-    "batch_size", "seed", "started", "run",
+    "whose", "run", "test_accuracy", "decomp", "dims", "budget", "rank_scale", "parameters", "dataset", "width",
+    "epochs", "batch_size", "seed",
 ]  # fmt: skip
 WORDS = {"search": "Filter:", "info": "_START_ to _END_ of _TOTAL_ runs", "lengthMenu": "_MENU_ rows"}
+FIT = {"scrollX": True, "style": "font-size: 0.8em"}
 
 
 def published_runs(runs: str | Path) -> set[str]:
@@ -45,15 +46,18 @@ def order_runs(table: pd.DataFrame, published: set[str]) -> pd.DataFrame:
 
 
 def write_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of an ordered table that tell runs apart, as people read them; blank: does not apply."""
+    """The columns of an ordered table that tell runs apart, as people read them; blank if one does not apply.
+
+    A column that would be blank all the way down is left out.
+    """
     frame = pd.DataFrame(table[COLUMNS]).astype(object)
-    for name in ("test_accuracy", "parameters", "started"):
+    for name in ("test_accuracy", "parameters"):
         frame[name] = table[name].map(FORMATS[name], na_action="ignore")
     frame["test_accuracy"] = frame.test_accuracy.fillna(table.status)  # diverged, failed
     frame["dims"] = frame.dims.mask(~table.decomp.map(uses_dims), "")
     for name in ("budget", "rank_scale"):
         frame[name] = frame[name].mask(table[name] == 0, "")
-    return frame.fillna("")
+    return frame.fillna("").loc[:, lambda frame: (frame != "").any()]
 
 
 def show_runs(runs: str | Path = "runs") -> ITable | HTML:
@@ -61,7 +65,7 @@ def show_runs(runs: str | Path = "runs") -> ITable | HTML:
     table = order_runs(results(runs), published_runs(runs))
     frame = write_cells(table)
     if at_controls():
-        return ITable(frame, showIndex=False, language=WORDS, order=[], lengthMenu=[10, 25, 100], scrollX=True)
+        return ITable(frame, showIndex=False, language=WORDS, order=[], lengthMenu=[10, 25, 100], **FIT)
     first = frame[table.whose != ""]
     rest = f"<p>and {len(frame) - len(first)} more in lowrank.results()</p>" if len(first) < len(frame) else ""
     return HTML(first.to_html(index=False) + rest)

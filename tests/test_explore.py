@@ -150,7 +150,7 @@ def test_ones_own_runs_come_first_and_then_the_best_of_each_form():
     table = pd.concat([table, mine.assign(started=mine.started + pd.to_timedelta([0, 1], "h"))])
     ordered = overview.order_runs(table, set(table.run) - {"mine", "newer"})
     assert ordered.run[:2].tolist() == ["newer", "mine"] and set(ordered.whose[:2]) == {"yours"}
-    best = ordered[ordered.whose == "best of its form"]
+    best = ordered[ordered.whose == "best of form"]
     theirs = table.iloc[:-2].groupby("decomp").test_accuracy.max()
     assert best.set_index("decomp").test_accuracy.sort_index().equals(theirs.sort_index())
     assert ordered.index[ordered.whose == ""].min() == 2 + len(best) and len(ordered) == len(table)
@@ -171,7 +171,7 @@ def test_a_table_of_runs_says_nothing_that_does_not_apply():
         ({"batch_size": 512, "epochs": 24}, 0.1, "2 steps an epoch, 48 in all: few; try `batch_size` 64."),
         ({"batch_size": 64, "epochs": 1}, 0.1, ": few; try more `epochs`."),
         ({"batch_size": 16, "epochs": 30, "learning_rate": 0.4}, 0.1, ": enough; try another `learning_rate`"),
-        ({"batch_size": 64, "epochs": 24}, 0.95, "are told rightly"),
+        ({"batch_size": 64, "epochs": 24}, 0.95, "are recognised"),
     ],
 )
 def test_a_run_at_chance_is_called_so_and_told_what_to_try(setting, right, said):
