@@ -178,8 +178,8 @@ def tabulate_record(record: Mapping[str, Any]) -> HTML:
     """What was asked and what was measured, in numbers that are easy to read."""
     numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
     texts = {name: FORMATS[name](value) for name, value in numbers.items() if name in FORMATS}
-    names = dict.fromkeys([*COLUMNS, *record])
-    return HTML(html_table({name: [texts.get(name, record[name])] for name in names if record.get(name) is not None}))
+    names = [name for name in dict.fromkeys([*COLUMNS, *record]) if record.get(name) is not None and name != "correct"]
+    return HTML(html_table({name: [texts.get(name, record[name])] for name in names}))
 
 
 def one_run(runs: str = "runs", clicked: LivePicture | None = None) -> None:
