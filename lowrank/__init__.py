@@ -28,4 +28,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *HOMES, *MODULES})
+    return sorted({*__all__, *MODULES, *(name for name in globals() if name.startswith("__"))})

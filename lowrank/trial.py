@@ -29,6 +29,7 @@ from .paths import CHECKOUT, ROOT
 from .progress import RunProgress
 from .results import FINAL, Record, store
 from .results import record as stored
+from .signatures import show_parameters
 from .summary import summary
 from .surgery import decompose
 from .train import State, resolved_precision, steps_an_epoch, train
@@ -45,13 +46,14 @@ BLOCKS = ("layer1", "residual1", "layer2", "layer3", "residual3")
 Log = Callable[[str], None]
 
 
+@show_parameters(Config)
 def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **parameters: Any) -> dict[str, Any]:
     """Train one network and store its record below `runs`; a run that is already done is not trained again.
 
-    `parameters` are the fields of Config. `log` gets a line at a time, `watch` the history (a row an epoch) after
-    every epoch. A run that was stopped goes on after its last whole epoch; one that is done without the weights that
-    `save_weights` asks for is trained anew. Returns the record, a row of `lowrank.results`. Raises InputError, one
-    line, before any work where a parameter cannot be.
+    `log` gets a line at a time, `watch` the history (a row an epoch) after every epoch. A run that was stopped goes on
+    after its last whole epoch; one that is done without the weights that `save_weights` asks for is trained anew.
+    Returns the record, a row of `lowrank.results`. Raises InputError, one line, before any work if a parameter cannot
+    be.
     """
     for name, value in (("log", log), ("watch", watch or print)):
         if not callable(value):
