@@ -1,37 +1,31 @@
 """How accurate a small convolutional network stays when its weights are held as a tensor decomposition."""
 
-from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 from . import threads  # noqa: F401, first: before torch is imported
 from .config import Config, InputError
 from .formats import Format
 from .formats.own import register
-from .plan import status
+from .lazy import HOMES, MODULES, load_name
 from .rates import parameter_groups
 from .results import history
 from .studies import grid
-from .summary import summary
 from .surgery import assign, decompose, densify
-from .sweep import sweep
-from .table import results
-from .trial import build, load, run
 
 __version__ = "0.1.0"
 __all__ = [
-    "Config", "Format", "InputError", "assign", "build", "decompose", "densify", "grid", "history", "load",
-    "parameter_groups", "register", "results", "run", "status", "summary", "sweep",
+    "Config", "Format", "InputError", "assign", "decompose", "densify", "grid", "history", "parameter_groups",
+    "register", *HOMES,
 ]  # fmt: skip
 
-LAB = ("analysis", "explore", "figures", "overview", "plots")  # what notebooks show: imported when first asked for
 
-
-def __getattr__(name: str) -> ModuleType:
-    """Lets `lowrank.plots` work after `import lowrank`, which stays free of matplotlib."""
-    if name in LAB:
-        return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    """Loads what `import lowrank` leaves for later; see lazy.py."""
+    if name not in HOMES and name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = load_name(name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *LAB})
+    return sorted({*__all__, *MODULES, *(name for name in globals() if name.startswith("__"))})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import inspect
 import json
 import math
 import os
@@ -22,6 +23,7 @@ import numpy as np
 from .errors import InputError, refuse_unknown
 from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
 from .paths import located, runs_folder
+from .signatures import list_parameters
 
 DECOMPS = ChainMap(FORMATS, dict.fromkeys(PLAIN))  # by name: the plain ones, then every format, those of one's own last
 INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe="fast"
@@ -221,6 +223,9 @@ class Config:
     def folder(self) -> Path:
         """Where the records go."""
         return runs_folder(self.runs)
+
+
+Config.__doc__ = f"{inspect.getdoc(Config)}\n\n{list_parameters(Config)}\n"
 
 
 def parameters_of(namespace: Mapping[str, Any]) -> dict[str, Any]:

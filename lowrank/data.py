@@ -75,8 +75,7 @@ class Data:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 -> float32, both [B, 3, 32, 32], channels_last; mean 0 and deviation 1 over the training images."""
-        mean, deviation = self.moments
-        return images.float().sub_(mean).div_(deviation).contiguous(memory_format=torch.channels_last)
+        return standardise(images, *self.moments)
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -91,6 +90,11 @@ class Data:
             moments.append((total / n, ((n * squares - total**2) / n**2) ** 0.5 or 1.0))
         mean, deviation = torch.tensor(moments, device=self.train_images.device).T.reshape(2, 1, 3, 1, 1)
         return mean, deviation
+
+
+def standardise(images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """uint8 -> float32, both [B, 3, 32, 32], channels_last; mean and deviation are [1, 3, 1, 1]."""
+    return images.float().sub_(mean).div_(deviation).contiguous(memory_format=torch.channels_last)
 
 
 def load(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data:

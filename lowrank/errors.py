@@ -22,6 +22,13 @@ class InputError(OneLine, ValueError):
         super().__init__(" ".join(str(message).splitlines()))
 
 
+class MissingPackage(InputError, ImportError):
+    """What a user asked for needs a package that is not installed; the message is one line that says how to get it."""
+
+    def __init__(self, name: str, package: str, extra: str) -> None:
+        super().__init__(f"lowrank.{name} needs {package}: pip install 'lowrank[{extra}]'")
+
+
 class Stopped(OneLine, KeyboardInterrupt):
     """A sweep was interrupted; the message is one line that says how far it has come."""
 

@@ -33,7 +33,8 @@ from .results import COLUMNS, Record, history, records
 from .summary import summary
 from .table import FORMATS, results
 from .train import steps_an_epoch
-from .trial import BLOCKS, build, load
+from .trial import BLOCKS, build
+from .weights import load
 
 OUTCOME = ["parameters", "compression", "multiply_adds", "test_accuracy", "train_accuracy", "seconds"]
 STEPS = 20  # an epoch, that a small dataset should be given

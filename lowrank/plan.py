@@ -14,6 +14,7 @@ import torch
 from .config import Config, InputError
 from .errors import refuse_unknown
 from .results import FINAL, claim, record
+from .signatures import show_parameters
 from .studies import SCALES, SEEDS, STUDIES, each
 from .table import results
 
@@ -115,11 +116,12 @@ def rows_of(configs: dict[str, Config], folder: Path) -> pd.DataFrame:
     return found.sort_values("run", key=lambda runs: runs.map(places), ignore_index=True)
 
 
+@show_parameters(Config, given=False)
 def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs", **overrides: Any) -> pd.DataFrame:
     """One row a run of a study, stored or not: done, diverged, failed, running or remaining.
 
-    Columns: `run`, `status`, the parameters that vary, `test_accuracy`, and of a failed run `reason` and `log`,
-    the file of what it said.
+    The parameters are those of `lowrank.sweep`. Columns: `run`, `status`, the parameters that vary, `test_accuracy`,
+    and of a failed run `reason` and `log`, the file of what it said.
     """
     rows = []
     for run, config in identified(planned(study, scale, seeds, runs=runs, **overrides)).items():

@@ -20,7 +20,8 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
-from .config import InputError
+from .config import Config, InputError
+from .signatures import show_parameters
 
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
@@ -59,6 +60,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+@show_parameters(Config, given=False, listed=True)
 def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
     """Every combination of the listed values, one dictionary a run: `grid(decomp=["tt", "cp"], dims=[3, 4])`."""
     for name, values in lists.items():

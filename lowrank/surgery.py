@@ -53,6 +53,15 @@ def decompose(
 ) -> nn.Module:
     """A copy of the module with its linear layers and convolutions held in a tensor format.
 
+    `decomp` is the format: "tt" (tensor train), "tucker" (dense core), "tucker_tt" (Tucker whose core is a tensor
+    train), "cp", "ring" (tensor ring), "bottleneck" (two thin matrices, never folded), or one that `lowrank.register`
+    has made known. `dims`, 2 or more, is the number of modes that a weight [outputs, inputs] is folded into.
+    `rank_rule` says how the ranks of all layers grow together:
+    "useful", in proportion to the largest that the format can use, "root", to the square roots of those, "uniform",
+    all equal, or "original", as in the experiments of 2019. `contraction` is how a layer computes: "factors" (two
+    thin products through the cut), "weight" (makes the weight, then one product), "cores" (one core after another), or
+    "auto", the cheapest.
+
     One of three says how small: `budget`, the share of the replaced layers' weights, all together, that the
     decomposed ones may use; `error`, the relative error that no layer may exceed, each as small as it allows, and left
     dense if nothing smaller does; `rank_scale`, the share of the way to the largest useful ranks. Before them, or in

@@ -30,6 +30,7 @@ from .paths import relative
 from .plan import Study, announce, finished, identified, planned, rows_of, work_of
 from .progress import SweepProgress, in_notebook
 from .results import FINAL, claim, collect, store
+from .signatures import show_parameters
 
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
 REFRESH = 10  # seconds between two pictures of the state
@@ -156,6 +157,7 @@ def stopped(configs: dict[str, Config]) -> Stopped:
     return Stopped(f"stopped: {count}; the same {'cell' if in_notebook() else 'command'} goes on")
 
 
+@show_parameters(Config, given=False)
 def sweep(
     study: Study,
     scale: str = "smoke",
@@ -173,10 +175,12 @@ def sweep(
 ) -> pd.DataFrame:
     """Trains what is missing of a study, and returns one row a run, in the study's order.
 
-    `study` is a name from STUDIES or a list as `grid` makes it; `seeds` and `overrides` as in `planned`.
+    `study` is the name of one (list(lowrank.studies.STUDIES)), at the `scale` smoke, cpu or gpu, or a list as
+    `lowrank.grid` makes it. Each setting runs with the seeds 0 to `seeds` - 1 unless it names its own; 0 is the scale's
+    number or what the list says. Any parameter of a run that is given replaces the study's in every run.
     `scheduler` is '' (this machine: `slots_per_gpu` workers a GPU, or one a core; `workers` sets their number), an
     address or a Dask cluster. A run that takes longer than `timeout` minutes (0: no limit) is ended as failed. `show`
-    is given the table now and then. Raises InputError before the first trial where something cannot be run or stored;
+    is given the table now and then. Raises InputError before the first trial if something cannot be run or stored;
     Stopped, one line, when interrupted. Interrupted, killed or repeated, it goes on where it was.
     """
     configs: dict[str, Config] = {}

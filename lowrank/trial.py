@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from . import formats, native
-from .checkpoints import Damaged, check_fit, read_tensors, resume, save_checkpoint, save_tensors
+from .checkpoints import resume, save_checkpoint, save_tensors
 from .config import PLAIN, Config, InputError, dataset_name
 from .data import Data, held_out
 from .data import load as load_data
@@ -25,10 +25,11 @@ from .files import claim
 from .fingerprint import code_fingerprint
 from .layers import dense, separable
 from .network import IMAGE, cifar_network
-from .paths import CHECKOUT, ROOT, runs_folder
+from .paths import CHECKOUT, ROOT
 from .progress import RunProgress
 from .results import FINAL, Record, store
 from .results import record as stored
+from .signatures import show_parameters
 from .summary import summary
 from .surgery import decompose
 from .train import State, resolved_precision, steps_an_epoch, train
@@ -39,18 +40,20 @@ except ImportError:  # Windows
     resource = None
 
 LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
+READING = ("mean", "deviation", "mirror", "precision")  # see `reading_of`
 BLOCKS = ("layer1", "residual1", "layer2", "layer3", "residual3")
 
 Log = Callable[[str], None]
 
 
+@show_parameters(Config)
 def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **parameters: Any) -> dict[str, Any]:
     """Train one network and store its record below `runs`; a run that is already done is not trained again.
 
-    `parameters` are the fields of Config. `log` gets a line at a time, `watch` the history (a row an epoch) after
-    every epoch. A run that was stopped goes on after its last whole epoch; one that is done without the weights that
-    `save_weights` asks for is trained anew. Returns the record, a row of `lowrank.results`. Raises InputError, one
-    line, before any work where a parameter cannot be.
+    `log` gets a line at a time, `watch` the history (a row an epoch) after every epoch. A run that was stopped goes on
+    after its last whole epoch; one that is done without the weights that `save_weights` asks for is trained anew.
+    Returns the record, a row of `lowrank.results`. Raises InputError, one line, before any work if a parameter cannot
+    be.
     """
     for name, value in (("log", log), ("watch", watch or print)):
         if not callable(value):
@@ -130,35 +133,16 @@ def trained(
     here = revision()
     record |= measured(config, data, state) | {"revision": here, "code": code_fingerprint(here), "started": started}
     if config.save_weights and not state.diverged:
-        kept = {"classes": len(data.classes), "network": net.state_dict()}
+        kept = {"classes": len(data.classes), "network": net.state_dict()} | reading_of(config, data)
         save_tensors(config.folder / name / "weights.pt", kept)
     store(config.folder, record, state.history)
     checkpoint.unlink(missing_ok=True)
     return record
 
 
-def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
-    """The trained network of a run, ready to predict: [B, 3, 32, 32], normalised, -> [B, classes].
-
-    `run` is its id or its record. Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)`
-    does, or they are damaged.
-    """
-    run = str(run.get("run")) if isinstance(run, Mapping) else run
-    path, record = runs_folder(runs) / run / "weights.pt", stored(runs_folder(runs), run)
-    if not record or not path.is_file():
-        raise InputError(f"run={run!r}: no weights in {runs!r}; lowrank.run(..., save_weights=True) keeps them")
-    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
-    try:
-        kept = read_tensors(path, device, sealed=False)
-        if type(kept.get("classes")) is not int:
-            raise Damaged("it holds no weights")
-        with torch.device("meta"):
-            net = build(Config.of({name: record.get(name) for name in names}), kept["classes"])
-        check_fit(kept.get("network"), net)
-    except Damaged as reason:
-        raise InputError(f"{path}: damaged weights ({reason}); without this file lowrank.run makes them anew") from None
-    net.load_state_dict(kept["network"], assign=True)
-    return net.eval()
+def reading_of(config: Config, data: Data) -> dict[str, Any]:
+    """How the network of a run reads images, kept beside its weights: what `weights.predict` needs."""
+    return dict(zip(READING, (*data.moments, config.uses("flip at test"), config.precision), strict=True))
 
 
 # --- records

@@ -1,0 +1,55 @@
+"""What `lowrank` has beyond its core: loaded when first asked for, as it takes long or needs the packages of an extra.
+
+The core (layers, formats, parameters) needs torch, tntorch, numpy, pandas and tqdm. pyproject.toml says what the extras
+bring: `train` reads data sets, `sweep` trains many networks, `lab` is for notebooks and pictures.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import MissingPackage
+
+PACKAGES = {"train": ("PIL", "sklearn", "torchvision"), "sweep": ("dask", "distributed", "tornado")}  # by import name
+HOMES: dict[str, tuple[str, ...]] = {  # of each name: its module, and the extras without which it is of no use
+    "build": ("trial", "train"),
+    "load": ("weights", "train"),
+    "predict": ("weights", "train"),
+    "results": ("table",),
+    "run": ("trial", "train"),
+    "status": ("plan", "train"),
+    "summary": ("summary",),
+    "sweep": ("sweep", "train", "sweep"),
+}
+MODULES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def load_name(name: str) -> Any:
+    """A name of HOMES or a module of lowrank. Raises MissingPackage, one line, if that needs an extra."""
+    module, *extras = HOMES.get(name, (name,))
+    for package in (package for extra in extras for package in PACKAGES[extra]):
+        if find_spec(package) is None:
+            raise MissingPackage(name, package, extras[-1])
+    try:
+        home = import_module(f"{__package__}.{module}")
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        extra = next((each for each, packages in PACKAGES.items() if package in packages), "lab")
+        raise MissingPackage(name, package, extra) from None
+    return getattr(home, name) if name in HOMES else home
+
+
+class LazyPackage(ModuleType):
+    """A package some of whose functions bear the name of their module: an import of that module does not hide them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__package__].__class__ = LazyPackage

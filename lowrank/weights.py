@@ -1,0 +1,81 @@
+"""The trained network of a run that kept its weights, and what it says of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .checkpoints import Damaged, check_fit, read_tensors
+from .config import Config, InputError
+from .data import standardise
+from .paths import runs_folder
+from .results import record as stored
+from .train import EVALUATION_BATCH, autocast
+from .trial import READING, best_device, build
+
+
+def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
+    """The trained network of a run, ready to predict: [B, 3, 32, 32], normalised, -> [B, classes].
+
+    `run` is its id or its record. `lowrank.predict` takes the network and images as they are. To normalise them
+    yourself, (images - mean) / deviation, each [1, 3, 1, 1] and for bytes of 0 to 255: they are `net.reading["mean"]`
+    and `net.reading["deviation"]`; for the data of the run `lowrank.data.load(dataset).normalise(images)` does it. If
+    `net.reading["mirror"]`, the record's accuracy is that of an image and its mirror image, averaged.
+
+    Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
+    """
+    run = str(run.get("run")) if isinstance(run, Mapping) else run
+    path, record = runs_folder(runs) / run / "weights.pt", stored(runs_folder(runs), run)
+    if not record or not path.is_file():
+        raise InputError(f"run={run!r}: no weights in {runs!r}; lowrank.run(..., save_weights=True) keeps them")
+    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
+    try:
+        kept = read_tensors(path, device, sealed=False)
+        if type(kept.get("classes")) is not int:
+            raise Damaged("it holds no weights")
+        with torch.device("meta"):
+            net = build(Config.of({name: record.get(name) for name in names}), kept["classes"])
+        check_fit(kept.get("network"), net)
+    except Damaged as reason:
+        raise InputError(f"{path}: damaged weights ({reason}); without this file lowrank.run makes them anew") from None
+    net.load_state_dict(kept["network"], assign=True)
+    net.reading = {name: kept[name] for name in READING if name in kept}  # older weights have none
+    return net.eval()
+
+
+@torch.no_grad()
+def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarray, runs: str = "runs") -> Tensor:
+    """What a trained network says of images: uint8 [B, 3, 32, 32] -> float32 logits [B, classes], on the CPU.
+
+    `run` is the id or the record of a run, or the network that `lowrank.load` gave, also made dense or decomposed
+    anew. The images are normalised as those of the run were, and each is averaged with its mirror image if the recipe
+    does that: `predict(record, data.test_images).argmax(1)` is right as often as the record's test_accuracy says.
+
+    Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
+    """
+    images = torch.as_tensor(images)
+    if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32):
+        given = f"{images.dtype} {list(images.shape)}".removeprefix("torch.")
+        raise InputError(f"images={given}; allowed: uint8 [B, 3, 32, 32]")
+    net = run if isinstance(run, nn.Module) else load(run, runs, best_device())
+    reading = getattr(net, "reading", {})
+    if reading.keys() != set(READING):
+        given = "network" if net is run else f"run={run.get('run') if isinstance(run, Mapping) else run!r}"
+        raise InputError(f"{given} does not say how its images were normalised; allowed: lowrank.load's of a newer run")
+    device, training = next(net.parameters()).device, net.training
+    mean, deviation = reading["mean"].to(device), reading["deviation"].to(device)
+    logits = []
+    net.eval()
+    for some in images.to(device).split(EVALUATION_BATCH):
+        x = standardise(some, mean, deviation)
+        with autocast(reading["precision"], device):
+            some_logits = net(x).float()
+            if reading["mirror"]:
+                some_logits = (some_logits + net(x.flip(3)).float()) / 2
+        logits.append(some_logits.cpu())
+    net.train(training)
+    return torch.cat(logits)

@@ -1,0 +1,121 @@
+"""What `import lowrank` needs, and how what needs more says so."""
+
+import inspect
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+
+import lowrank
+from lowrank.config import Config
+from lowrank.lazy import HOMES, PACKAGES
+from lowrank.paths import ROOT
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+IMPORTED = {"pillow": "PIL", "scikit-learn": "sklearn", "ipython": "IPython"}
+CORE_ALONE = """
+import sys
+
+refused = set(sys.argv[1].split())
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in refused:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+before = set(sys.modules)
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name in refused else found(name, *more)
+
+import torch
+import lowrank
+
+print("pandas" in sys.modules)
+net = lowrank.decompose(torch.nn.Sequential(torch.nn.Linear(32, 32)), budget=0.5)
+lowrank.densify(net)(torch.ones(1, 32))
+print(len(lowrank.summary(net)), len(lowrank.grid(dims=[2, 3])), len(lowrank.results("nowhere")))
+for name in sys.argv[2:]:
+    try:
+        print(getattr(lowrank, name))
+    except lowrank.InputError as error:
+        print(error)
+"""
+
+
+def test_the_core_alone_makes_layers_and_what_needs_an_extra_says_which():
+    names = ["run", "load", "predict", "status", "sweep", "plots", "explore", "overview"]
+    refused = [
+        IMPORTED.get(name, name) for name in map(package, sum((EXTRAS[e] for e in ("train", "sweep", "lab")), []))
+    ]
+    refused = [name for name in refused if name not in ("scipy", "lowrank")]  # tntorch needs scipy
+    command = [sys.executable, "-W", "ignore", "-c", CORE_ALONE, " ".join(refused), *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded, sizes, *lines = done.stdout.splitlines()
+    assert (loaded, sizes) == ("False", "1 2 0")
+    extras = ["train"] * 4 + ["sweep"] + ["lab"] * 3
+    for name, extra, line in zip(names, extras, lines, strict=True):
+        assert line.startswith(f"lowrank.{name} needs ") and line.endswith(f": pip install 'lowrank[{extra}]'")
+
+
+def package(line):
+    return Requirement(line).name
+
+
+def test_the_extras_are_those_of_the_wheel():
+    for extra, packages in PACKAGES.items():
+        named = {IMPORTED.get(name, name) for name in map(package, EXTRAS[extra])} - {"lowrank"}
+        assert named == set(packages)
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_a_function_is_not_hidden_by_the_module_of_its_name(name):
+    program = f"import lowrank.{HOMES[name][0]}, lowrank; print(callable(lowrank.{name}), lowrank.{name}.__name__)"
+    if name in ("sweep", "summary", "results"):
+        program = f"import lowrank.{name}; " + program
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout == f"True {name}\n"
+    assert callable(getattr(lowrank, name)) and name in dir(lowrank) and name in lowrank.__all__
+
+
+def test_there_is_no_other_name():
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = lowrank.nothing
+    assert lowrank.__version__
+
+
+@pytest.mark.parametrize(
+    "function", [lowrank.run, lowrank.sweep, lowrank.status, lowrank.grid], ids=lambda f: f.__name__
+)
+def test_every_parameter_is_shown_with_its_meaning(function):
+    shown, doc = inspect.signature(function), inspect.getdoc(function)
+    for name, field in Config.__dataclass_fields__.items():
+        assert name in shown.parameters and f"{name} = {field.default!r}" in doc
+        assert " ".join(field.metadata["doc"].split()) in " ".join(doc.split())
+        assert field.metadata["doc"] in " ".join(inspect.getdoc(Config).split())
+    assert not [each for each in shown.parameters.values() if each.kind is each.VAR_KEYWORD]
+    assert " at 0x" not in str(shown) and "Ellipsis" not in str(shown)
+
+
+@pytest.mark.parametrize("jedi", [True, False])
+def test_tab_completes_parameters_and_names(jedi):
+    from IPython.core.completer import provisionalcompleter
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    shell.user_ns["lowrank"] = lowrank
+    shell.Completer.use_jedi = jedi
+    asked = {
+        "run(label_": "label_smoothing=",
+        "sweep('rates', bud": "budget=",
+        "grid(rank_r": "rank_rule=",
+        "pred": "predict",
+    }
+    for text, wanted in asked.items():
+        with provisionalcompleter():
+            found = [each.text.lstrip(".") for each in shell.Completer.completions(f"lowrank.{text}", 8 + len(text))]
+        assert wanted in found

@@ -1,0 +1,42 @@
+"""Where an installed lowrank puts its records, and whose revision it names."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from lowrank.paths import CHECKOUT, PROJECT, ROOT, relative
+from lowrank.trial import revision
+
+INSTALLED = """
+import os
+import lowrank
+from lowrank.paths import relative
+from lowrank.trial import revision
+
+folder = lowrank.Config(dataset="digits").folder
+print(folder.absolute(), repr(revision()), relative(folder / "results.csv"))
+"""
+
+
+def test_installed_beside_other_code_records_go_to_the_working_directory(tmp_path):
+    """Even if a repository of others, with a pyproject.toml of its own, holds the module."""
+    shutil.copytree(ROOT / "lowrank", tmp_path / "site" / "lowrank", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "site" / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    git = ["git", "-C", str(tmp_path / "site"), "-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    (tmp_path / "work").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", INSTALLED],
+        cwd=tmp_path / "work",
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{tmp_path / 'work' / 'runs'} '' runs/results.csv\n", done.stderr
+
+
+def test_in_a_checkout_records_go_to_the_repository():
+    assert PROJECT and (ROOT / "pyproject.toml").is_file() and relative(ROOT / "runs" / "x").as_posix() == "runs/x"
+    assert bool(revision()) == CHECKOUT == (ROOT / ".git").exists()

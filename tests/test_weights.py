@@ -1,0 +1,43 @@
+"""What a run that kept its weights says of images."""
+
+import numpy as np
+import pytest
+import torch
+
+import lowrank
+from lowrank.data import load as load_data
+
+SMALL = {"dataset": "digits", "width": 2, "epochs": 1, "batch_size": 448, "save_weights": True}
+ASKED = [
+    {"decomp": "tt", "recipe": "2018", "precision": "float32"},
+    {"decomp": "separable", "recipe": "fast", "precision": "float32"},
+    {"decomp": "cp", "recipe": "fast", "without": "flip at test", "precision": "bfloat16"},
+    {"decomp": "dense", "recipe": "fast", "validation": 0.2, "precision": "bfloat16"},
+]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=str)
+def test_predictions_are_right_for_the_very_images_that_the_record_says(tmp_path, asked):
+    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), **SMALL | asked)
+    data, net = load_data("digits"), lowrank.load(record, runs=str(tmp_path))
+    logits = lowrank.predict(record, data.test_images, runs=str(tmp_path))
+    right = (logits.argmax(1) == data.test_labels).numpy()
+    assert right.mean() == record["test_accuracy"]
+    again = lowrank.predict(net.train(), data.test_images.numpy())
+    assert torch.equal(again, logits) and net.training
+    dense = lowrank.predict(lowrank.densify(net), data.test_images)
+    tolerance = 1e-4 if asked["precision"] == "float32" else 0.1
+    torch.testing.assert_close(dense, logits, atol=tolerance, rtol=0)
+
+
+def test_weights_that_do_not_say_how_to_normalise_and_what_is_no_image_are_refused_in_a_line(tmp_path):
+    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), precision="float32", **SMALL)
+    net = lowrank.load(record, runs=str(tmp_path))
+    path, images = tmp_path / record["run"] / "weights.pt", torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    for wrong in (images.float(), images[0], np.zeros((2, 32, 32, 3), np.uint8)):
+        with pytest.raises(lowrank.InputError, match=r"^images=.*; allowed: uint8 \[B, 3, 32, 32\]$"):
+            lowrank.predict(net, wrong)
+    torch.save({"classes": 10, "network": net.state_dict()}, path)  # as they were kept before
+    for older in (record, record["run"], lowrank.load(record["run"], str(tmp_path)), torch.nn.Linear(2, 2)):
+        with pytest.raises(lowrank.InputError, match="does not say how its images were normalised"):
+            lowrank.predict(older, images, runs=str(tmp_path))
