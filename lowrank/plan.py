@@ -55,7 +55,7 @@ def refuse_unknown(overrides: dict[str, Any]) -> None:
 
 def fastest_precision() -> str:
     """What precision="auto" is in a sweep, decided once: its workers may differ."""
-    from .train import resolved_precision
+    from .hardware.precision import resolved_precision
     from .trial import best_device
 
     return resolved_precision("auto", best_device())
