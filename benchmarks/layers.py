@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 import lowrank
 from lowrank.formats import Layout, fold, solve
+from lowrank.hardware.process import tune_process
 from lowrank.layers import DecomposedConv2d, dense, separable
-from lowrank.train import reuse_memory
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what the import itself finds deprecated
@@ -220,8 +220,7 @@ def keep(table: pd.DataFrame, name: str, rounds: int) -> None:
 
 def main(rounds: int) -> None:
     torch.set_num_threads(THREADS)
-    torch.set_flush_denormal(True)
-    reuse_memory()
+    tune_process()
     print(f"{machine()}, {THREADS} threads, medians of {rounds} rounds, ratio to the separable layer\n")
     layers = pd.concat(layer_table(channels, rounds) for channels in IMAGES)
     print(layers.pivot_table("ratio", ["layer", "budget"], "channels", sort=False).round(2).to_string())

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from lowrank.config import Config
 from lowrank.data import FULL, SIZE, Data
-from lowrank.network import Block
+from lowrank.network import compute_blocks_by
 from lowrank.train import rate, steps_an_epoch
 from lowrank.trial import build
 
@@ -67,7 +67,7 @@ class Torchvision(Dataset):
         return self.transform(self.images[index]), self.labels[index]
 
 
-def composed(x: Tensor, convolution: nn.Module, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+def compute_block_in_the_old_order(x: Tensor, convolution: nn.Module, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
     """A Block in the order of 2018; max pool and ReLU commute. [B, C, H, W] -> [B, O, H / 2, W / 2] or [B, O, H, W]."""
     x = torch.relu(norm(convolution(x)))
     return F.max_pool2d(x, 2) if pool else x
@@ -85,9 +85,7 @@ class Pipeline:
     ) -> None:
         self.config, self.device = config, device
         self.network = build(config, len(data.classes)).to(device)
-        for block in self.network.modules():
-            if isinstance(block, Block):
-                block.compute = composed
+        compute_blocks_by(self.network, compute_block_in_the_old_order)
         self.loader = DataLoader(images(data), config.batch_size, shuffle=True, drop_last=True)
         self.steps = steps_an_epoch(config, data)
         self.reduction, self.factor = ("sum", config.batch_size) if summed else ("mean", 1)

@@ -27,8 +27,9 @@ from pipelines import Numpy, Pipeline, Torchvision
 
 from lowrank.config import Config
 from lowrank.data import Data, assembled
+from lowrank.hardware.precision import resolved_precision
 from lowrank.studies import FORMS, grid
-from lowrank.train import Loop, resolved_precision, reuse_memory
+from lowrank.train import Loop
 from lowrank.trial import build
 
 WIDTHS, THREADS, BATCH, ROUNDS, WARM_UP = (16, 64), 2, 512, 5, 1
@@ -56,9 +57,6 @@ def trainer(way: str, config: Config, data: Data) -> Loop | Pipeline:
 def prepare(way: str, width: int, precision: str, batch_size: int, threads: int) -> None:
     """All networks to train one way, in a process that is there for that."""
     torch.set_num_threads(threads)
-    if way == "lowrank":  # as lowrank.train.train begins
-        reuse_memory()
-        torch.set_flush_denormal(True)
     data = random_images(batch_size)
     for network, form in NETWORKS.items():
         config = Config(dataset="digits", width=width, batch_size=batch_size, precision=precision, **form)

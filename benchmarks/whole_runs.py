@@ -29,8 +29,9 @@ from pipelines import Numpy, Pipeline
 import lowrank
 from lowrank.config import Config, dataset_name
 from lowrank.data import load
+from lowrank.hardware.precision import resolved_precision
 from lowrank.studies import grid
-from lowrank.train import Loop, resolved_precision, reuse_memory
+from lowrank.train import Loop
 from lowrank.trial import best_device, build, device_name
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -139,7 +140,6 @@ def trial_table(dataset: str) -> pd.DataFrame:
 
 
 def main(dataset: str) -> None:
-    reuse_memory()
     fixed = {"dataset": dataset_name(dataset), "device": device_name(), "precision": precision()}
     print(f"{machine()}, {', '.join(fixed.values())}\n")
     for name, table in (("steps", step_table), ("trials", trial_table), ("runs", run_table)):

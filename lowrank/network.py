@@ -15,15 +15,15 @@ IMAGE = (3, 32, 32)
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
 
 
-def plain(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+def norm_pool_relu(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
     """relu(max_pool2d(norm(x), 2)), or without the pool: [B, C, H, W] -> [B, C, H / 2, W / 2] or as x."""
     x = norm(x)
     return torch.relu(F.max_pool2d(x, 2) if pool else x)  # they commute, and behind the pool a quarter is left
 
 
-def composed(x: Tensor, convolution: nn.Module, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+def compute_block(x: Tensor, convolution: nn.Module, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
     """What a Block computes: [B, C, H, W] -> [B, O, H / 2, W / 2], or [B, O, H, W] without the pool."""
-    return plain(convolution(x), norm, pool)
+    return norm_pool_relu(convolution(x), norm, pool)
 
 
 class Block(nn.Module):
@@ -34,10 +34,17 @@ class Block(nn.Module):
         self.convolution = convolution
         self.norm = nn.BatchNorm2d(outputs)
         self.pool = pool
-        self.compute = composed  # or thin.composed, which a training loop on a CPU sets
+        self.compute = compute_block  # compute_blocks_by sets another
 
     def forward(self, x: Tensor) -> Tensor:
         return self.compute(x, self.convolution, self.norm, self.pool)  # [B, outputs, H / pool, W / pool]
+
+
+def compute_blocks_by(network: nn.Module, compute: Callable[[Tensor, nn.Module, nn.BatchNorm2d, bool], Tensor]) -> None:
+    """Have all Blocks of a network compute by another function than `compute_block`, with the same arguments."""
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.compute = compute
 
 
 class Residual(nn.Sequential):

@@ -49,7 +49,7 @@ def planned(
 
 def settle_precision() -> str:
     """What precision="auto" is in a sweep, decided once: its workers may differ."""
-    from .train import resolved_precision
+    from .hardware.precision import resolved_precision
     from .trial import best_device
 
     return resolved_precision("auto", best_device())

@@ -6,66 +6,25 @@ decays for summed losses are `batch_size` times smaller and larger than the ones
 
 from __future__ import annotations
 
-import ctypes
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import native, thin
-from .config import Config, InputError
+from .config import Config
 from .data import FULL, LIGHT, Augmentation, Data
-from .graph import Recorded
+from .hardware import accelerate
+from .hardware.precision import autocast
 from .layers import Decomposed
-from .network import Block
 from .rates import core_rates
 
 WARM_UP = 5 / 24  # of a triangle schedule
 EVALUATION_BATCH = 2000
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # glibc's names for mallopt, malloc.h
-
-
-# --- precision
-
-
-@lru_cache
-def fastest_precision(device: torch.device) -> str:
-    """bfloat16 where a small convolution trains faster in it here, float32 otherwise."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return min(("float32", "bfloat16"), key=probed)
-
-
-def probed(precision: str, repeats: int = 4) -> float:
-    """Seconds of a training step of one convolution on the CPU, the fastest of a few."""
-    x = torch.randn(32, 64, 16, 16).to(memory_format=torch.channels_last)
-    conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        with autocast(precision, x.device):
-            conv(x).sum().backward()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def resolved_precision(precision: str, device: torch.device) -> str:
-    """What `auto` stands for here. Raises InputError for float16 on a CPU."""
-    if precision == "float16" and device.type == "cpu":
-        raise InputError("precision='float16' is hopelessly slow on a CPU; allowed here: float32, bfloat16, auto")
-    return fastest_precision(device) if precision == "auto" else precision
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    dtype = getattr(torch, precision)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
 # --- the optimiser
@@ -151,18 +110,12 @@ class Loop:
     def __init__(self, config: Config, network: nn.Module, data: Data, on_step: Callable[[], None]) -> None:
         self.config, self.data, self.on_step = config, data, on_step
         self.device = data.train_images.device
-        self.network = network.to(self.device)
-        for layer in network.modules():
-            if isinstance(layer, nn.Conv2d) and not isinstance(layer, Decomposed):
-                layer.to(memory_format=torch.channels_last)  # cores keep their own layout
-        for block in network.modules() if native.available(self.device) else ():
-            if isinstance(block, Block):
-                block.compute = thin.composed
+        self.network = network
+        make_fast = accelerate(network, self.device)
         self.optimiser = optimiser(network, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.steps = steps_an_epoch(config, data)
-        recordable = self.device.type == "cuda" and not self.scaler.is_enabled()
-        self.take = Recorded(self.step) if recordable else self.step
+        self.take = self.step if self.scaler.is_enabled() else make_fast(self.step)  # a scaler waits for the device
         self.rates = [(group["rate"], torch.zeros((), device=self.device)) for group in self.optimiser.param_groups]
 
     def restore(self, state: State) -> None:
@@ -216,7 +169,7 @@ class Loop:
         base = self.config.learning_rate * rate(self.config.schedule, progress)
         for group, (factor, tensor) in zip(self.optimiser.param_groups, self.rates, strict=True):
             value = base * factor
-            group["lr"] = value if self.device.type == "cpu" else tensor.fill_(value)  # where a recorded step reads it
+            group["lr"] = value if self.device.type == "cpu" else tensor.fill_(value)  # where a GPU reads it
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimiser; the summed loss and the number of right answers, [2] on the device."""
@@ -259,14 +212,6 @@ def augmentation(config: Config) -> Augmentation | None:
     return LIGHT if config.uses("light augmentation") else FULL
 
 
-def reuse_memory() -> None:
-    """Let glibc keep the large blocks that it is given back: fresh ones cost a page fault every 4 KiB, every step."""
-    with suppress(OSError, AttributeError):  # not glibc
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(MMAP_MAX, 0)
-        mallopt(TRIM_THRESHOLD, 2**31 - 1)
-
-
 def steps_an_epoch(config: Config, data: Data) -> int:
     return max(1, len(data.train_labels) // config.batch_size)
 
@@ -283,8 +228,6 @@ def train(
 
     On a CPU a run that goes on from a saved state ends bit for bit where it would have without the stop.
     """
-    reuse_memory()
-    torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
     loop = Loop(config, network, data, on_step)
     loop.restore(state)
     while state.epochs < config.epochs and not state.diverged:

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import formats, native
+from . import formats
 from .checkpoints import resume, save_checkpoint, save_tensors
 from .config import PLAIN, Config, InputError, dataset_name
 from .data import Data, held_out
 from .data import load as load_data
 from .files import claim
 from .fingerprint import code_fingerprint
+from .hardware import native
+from .hardware.precision import resolved_precision
 from .layers import dense, separable
 from .network import IMAGE, cifar_network
 from .paths import CHECKOUT, ROOT
@@ -32,7 +34,7 @@ from .results import record as stored
 from .signatures import show_parameters
 from .summary import summary
 from .surgery import decompose
-from .train import State, resolved_precision, steps_an_epoch, train
+from .train import State, steps_an_epoch, train
 
 try:
     import resource

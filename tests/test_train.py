@@ -17,10 +17,11 @@ import lowrank
 from lowrank import train
 from lowrank.config import DECOMPS, Config, InputError
 from lowrank.data import FULL, LIGHT, load
+from lowrank.hardware.precision import resolved_precision
 from lowrank.layers import Decomposed
 
 SMALL = {"dataset": "digits", "width": 4, "batch_size": 256, "precision": "float32", "augment": True}
-FASTEST = train.fastest_precision(torch.device("cpu"))  # bfloat16 crawls where the processor does not know it
+FASTEST = resolved_precision("auto", torch.device("cpu"))  # bfloat16 crawls where the processor does not know it
 
 
 def quiet(_: str) -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import lowrank
-from lowrank import graph
 from lowrank.config import Config
 from lowrank.data import load
-from lowrank.graph import WARM_UP, Recorded
+from lowrank.hardware import graph
+from lowrank.hardware.graph import LAUNCHED, Recorded
 from lowrank.train import Loop
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,18 +41,18 @@ def pretended(step, images, labels):
 
 @pytest.mark.parametrize("decomp", ["dense", "tt"])
 def test_a_recorded_step_is_taken_once_for_every_batch(decomp, monkeypatch):
-    monkeypatch.setattr(graph, "recording", pretended)
+    monkeypatch.setattr(graph, "record_graph", pretended)
     plain, recorded = loop(decomp=decomp), loop(decomp=decomp)
     take = Recorded(recorded.step)
     torch.testing.assert_close(trained(recorded, take), trained(plain, plain.step))
-    assert take.taken == 2 * plain.steps > WARM_UP
+    assert take.taken == 2 * plain.steps > LAUNCHED
 
 
 def test_a_step_that_cannot_be_recorded_is_launched_every_time_and_says_so(monkeypatch):
     def refused(*_):
         raise RuntimeError("operation not permitted when stream is capturing\nand a long trace")
 
-    monkeypatch.setattr(graph, "recording", refused)
+    monkeypatch.setattr(graph, "record_graph", refused)
     plain, unrecorded = loop(decomp="tt"), loop(decomp="tt")
     with pytest.warns(UserWarning, match=r"not recorded .* slower: operation not permitted .* capturing$"):
         weights = trained(unrecorded, Recorded(unrecorded.step))
@@ -60,10 +60,10 @@ def test_a_step_that_cannot_be_recorded_is_launched_every_time_and_says_so(monke
 
 
 def test_a_batch_of_another_size_is_not_replayed(monkeypatch):
-    monkeypatch.setattr(graph, "recording", lambda step, images, labels: lambda *_: "replayed")
+    monkeypatch.setattr(graph, "record_graph", lambda step, images, labels: lambda *_: "replayed")
     take = Recorded(lambda images, labels: len(images))
     images, labels = torch.zeros(8, 3, 32, 32), torch.zeros(8)
-    assert [take(images, labels) for _ in range(WARM_UP + 2)] == [8] * WARM_UP + ["replayed"] * 2
+    assert [take(images, labels) for _ in range(LAUNCHED + 2)] == [8] * LAUNCHED + ["replayed"] * 2
     assert take(images[:5], labels[:5]) == 5
 
 

@@ -7,26 +7,23 @@ import torch
 import torch.nn.functional as F
 from test_fused import compiled, distance, images, norms
 
-from lowrank import decompose, thin
-from lowrank.config import Config
-from lowrank.data import load
+from lowrank import decompose
+from lowrank.hardware.thin import ThinNormPoolReLU, compute_block_natively, is_thin
 from lowrank.layers import separable
-from lowrank.network import Block, composed, plain
-from lowrank.train import Loop
-from lowrank.trial import build
+from lowrank.network import Block, compute_blocks_by, norm_pool_relu
 
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
 
 
 def blocks(decomp="bottleneck", outputs=64, rank_scale=0.1, pool=True, contraction="auto"):
-    """Twice the same block, the first computed by thin.composed; both in training."""
+    """Twice the same block, the first computed by the kernels; both in training."""
     torch.manual_seed(0)
     convolution = separable(16, outputs)
     form = {"decomp": decomp, "rank_scale": rank_scale, "contraction": contraction}
     convolution.pointwise = decompose(convolution.pointwise, **form)
     other = Block(convolution, outputs, pool)
     own = copy.deepcopy(other)
-    own.compute = thin.composed
+    compute_blocks_by(own, compute_block_natively)
     return own, other
 
 
@@ -41,8 +38,8 @@ def test_output_gradients_and_running_statistics_are_torchs(dtype, pool, shape, 
     left, reference = torch.randn(channels, shape[1]), reference.double()
     own, other = (each.requires_grad_() for each in (z.clone(), z.double()))
     own_left, other_left = (each.requires_grad_() for each in (left.clone(), left.double()))
-    output = thin.ThinNormPoolReLU.apply(own, own_left, norm.weight, norm.bias, norm, pool)
-    expected = plain(F.conv2d(other, other_left[:, :, None, None]), reference, pool)
+    output = ThinNormPoolReLU.apply(own, own_left, norm.weight, norm.bias, norm, pool)
+    expected = norm_pool_relu(F.conv2d(other, other_left[:, :, None, None]), reference, pool)
     gradient = torch.randn(expected.shape).to(dtype)
     output.backward(gradient)
     expected.backward(gradient.double())
@@ -70,7 +67,7 @@ def learned(block, x, precision=torch.float32):
 @pytest.mark.parametrize("decomp", ["bottleneck", "tt", "cp"])
 def test_a_block_learns_as_it_does_without(decomp, contraction):
     own, other = blocks(decomp, contraction=contraction)
-    assert thin.is_thin(own.convolution.pointwise)
+    assert is_thin(own.convolution.pointwise)
     x = images(6, 16, 8, 8)
     exact = learned(other, x)
     for a, b in zip(learned(own, x), exact, strict=True):
@@ -87,7 +84,7 @@ def test_the_number_of_threads_changes_no_bit():
     for count in (1, 3):
         torch.set_num_threads(count)
         own, own_left = z.clone().requires_grad_(), left.clone().requires_grad_()
-        output = thin.ThinNormPoolReLU.apply(own, own_left, norm.weight, norm.bias, norm, True)
+        output = ThinNormPoolReLU.apply(own, own_left, norm.weight, norm.bias, norm, True)
         output.square().sum().backward()
         results.append((output, own.grad, own_left.grad))
     torch.set_num_threads(threads)
@@ -107,7 +104,7 @@ def test_a_value_that_is_not_a_number_stays_seen(pool):
 @pytest.mark.parametrize("wide", [{"outputs": 24}, {"rank_scale": 1.0}, {"decomp": "tucker", "rank_scale": 0.9}])
 def test_what_is_not_thin_enough_is_computed_as_before(wide):
     own, other = blocks(**wide)
-    assert not thin.is_thin(own.convolution.pointwise)
+    assert not is_thin(own.convolution.pointwise)
     x = images(4, 16, 8, 8)
     torch.testing.assert_close(own(x), other(x), rtol=1e-4, atol=1e-4)
 
@@ -125,13 +122,3 @@ def test_evaluation_makes_the_product():
     x = images(4, 16, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(own.eval()(x), other.eval()(x), rtol=1e-4, atol=1e-4)
-
-
-@compiled
-def test_training_on_a_cpu_uses_it():
-    config = Config(dataset="digits", width=4, precision="float32").fitted(50_000)
-    network = build(config, 10)
-    computes = {block.compute for block in network.modules() if isinstance(block, Block)}
-    assert computes == {composed}
-    Loop(config, network, load("digits"), lambda: None)
-    assert {block.compute for block in network.modules() if isinstance(block, Block)} == {thin.composed}

@@ -1,6 +1,6 @@
 """Batch norm, 2x2 max pool and ReLU of a block in one go on a CPU: what torch does in five passes over the memory.
 
-fused.cpp does the work. Where native.py cannot make a library of it, the three run one after the other.
+fused.cpp does the work, on channels_last images in float32 or bfloat16; torch does what it cannot.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .native import DTYPES, Shape, function, pointers
-from .network import plain
+from ..network import norm_pool_relu
+from .native import DTYPES, call_kernel
 
 
-def norm_pool_relu(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+def fused_norm_pool_relu(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
     """relu(max_pool2d(norm(x), 2)), or without the pool: [B, C, H, W] -> [B, C, H / 2, W / 2] or as x.
 
-    x is on a CPU, in float32 or bfloat16. As torch's own but for rounding: the normalised x is not rounded on the way.
+    x is on a CPU. As network.norm_pool_relu but for rounding: the normalised x is not rounded on the way.
     """
-    if not fits(x, pool) or (not norm.training and torch.is_grad_enabled()):
-        return plain(x, norm, pool)
+    if not suits_kernels(x, pool) or (not norm.training and torch.is_grad_enabled()):
+        return norm_pool_relu(x, norm, pool)
     if norm.training:
         return NormPoolReLU.apply(x, norm.weight, norm.bias, norm, pool)
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # [C]
-    return activated(x, pool, scale, norm.bias - norm.running_mean * scale)
+    return activate(x, pool, scale, norm.bias - norm.running_mean * scale)
 
 
-def fits(x: Tensor, pool: bool) -> bool:
+def suits_kernels(x: Tensor, pool: bool) -> bool:
+    """Whether the kernels can take x [B, C, H, W]."""
     even = x.shape[2] % 2 == x.shape[3] % 2 == 0
     return x.dtype in DTYPES and x.is_contiguous(memory_format=torch.channels_last) and (even or not pool)
 
@@ -40,15 +41,15 @@ class NormPoolReLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
         count = x.numel() // x.shape[1]
         shift = x[0, :, 0, 0].float()  # a value of the channel keeps its squares from cancelling
-        first, second = summed("moments", x, shift) / count
+        first, second = sum_channels("moments", x, shift) / count
         mean, variance = shift + first, (second - first.square()).clamp(min=0)  # [C], [C]
-        follow(norm, mean, variance * count / max(1, count - 1))
+        update_statistics(norm, mean, variance * count / max(1, count - 1))
         inverse = (variance + norm.eps).rsqrt()  # [C]
         scale = weight * inverse  # [C]
         offset = bias - mean * scale  # [C]
         ctx.save_for_backward(x, mean, inverse, scale, offset)
         ctx.pool = pool
-        return activated(x, pool, scale, offset)
+        return activate(x, pool, scale, offset)
 
     @staticmethod
     @once_differentiable
@@ -56,17 +57,17 @@ class NormPoolReLU(torch.autograd.Function):
         x, mean, inverse, scale, offset = ctx.saved_tensors
         gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
         count = x.numel() // x.shape[1]
-        bias, weight = summed("reduce", x, gradient, scale, offset, mean, pool=ctx.pool)
+        bias, weight = sum_channels("reduce", x, gradient, scale, offset, mean, pool=ctx.pool)
         slope = -scale * inverse.square() * weight / count  # [C], of x - mean
         rest = -scale * bias / count - slope * mean  # [C]
         result = torch.empty_like(x)
-        call("backward", x, gradient, scale, offset, slope, rest, result, pool=ctx.pool)
+        call_kernel("backward", x, gradient, scale, offset, slope, rest, result, pool=ctx.pool)
         return result, weight * inverse, bias, None, None
 
 
 @torch.no_grad()
-def follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """The running statistics that evaluation uses."""
+def update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics, which evaluation uses, towards a batch's mean and variance, [C] each."""
     norm.num_batches_tracked += 1
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(variance, norm.momentum)
@@ -75,22 +76,16 @@ def follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 # --- calls of the library
 
 
-def activated(x: Tensor, pool: bool, scale: Tensor, offset: Tensor) -> Tensor:
+def activate(x: Tensor, pool: bool, scale: Tensor, offset: Tensor) -> Tensor:
     images, channels, height, width = x.shape
     size = (images, channels, height // 2, width // 2) if pool else x.shape
     result = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-    call("forward", x, scale, offset, result, pool=pool)
+    call_kernel("forward", x, scale, offset, result, pool=pool)
     return result
 
 
-def summed(name: str, x: Tensor, *others: Tensor, pool: bool | None = None) -> Tensor:
+def sum_channels(name: str, x: Tensor, *others: Tensor, pool: bool | None = None) -> Tensor:
     """Two sums over all images and pixels, [2, C]."""
     sums = torch.empty(x.shape[0], 2, x.shape[1])
-    call(name, x, *others, sums, pool=pool)
+    call_kernel(name, x, *others, sums, pool=pool)
     return sums.sum(0, dtype=torch.float64).float()
-
-
-def call(name: str, x: Tensor, *others: Tensor, pool: bool | None = None) -> None:
-    images, channels, height, width = x.shape
-    shape = Shape(images, height, width, channels, torch.get_num_threads())
-    function(name, x)(shape, *([] if pool is None else [int(pool)]), *pointers(x, *others))

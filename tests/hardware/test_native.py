@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrank import native
+from lowrank.hardware import native
 from lowrank.paths import ROOT
 
 pytestmark = pytest.mark.skipif(not native.library(), reason="needs a C++ compiler with OpenMP")
@@ -29,7 +29,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOWRANK_CACHE", str(folder))
-        native.compiled()
+        native.find_library()
     return folder
 
 
@@ -125,7 +125,7 @@ def test_a_damaged_library_is_made_anew(made, cache, damage):
     [file] = cache.glob("kernels/*.so")
     right = file.read_bytes()
     damage(file)
-    assert native.sound_library(file.parent, file.stem.partition("-")[0]) is None
+    assert native.load_library(file.parent, file.stem.partition("-")[0]) is None
     assert reason() == ""
     assert [each.read_bytes() for each in cache.glob("kernels/*.so")] == [right]
 
@@ -153,7 +153,7 @@ def test_a_group_of_ones_own_and_a_folder_like_tmp_are_no_others(made, cache, mo
 
 @pytest.mark.timeout(120)
 def test_what_killed_compilations_leave_is_swept_up_by_the_next(cache):
-    command = [sys.executable, "-c", "from lowrank import native; native.compiled()"]
+    command = [sys.executable, "-c", "from lowrank.hardware import native; native.find_library()"]
     for _ in range(2):
         process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
         left = set(cache.glob("kernels/.*.tmp"))

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank import fused, native
+from lowrank.hardware.fused import fused_norm_pool_relu
+from lowrank.hardware.native import library
+from lowrank.network import norm_pool_relu
 
-compiled = pytest.mark.skipif(not native.available(torch.device("cpu")), reason="needs a C++ compiler with OpenMP")
+compiled = pytest.mark.skipif(not library(), reason="needs a C++ compiler with OpenMP")
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
 
 
@@ -35,7 +37,7 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 def test_output_gradients_and_running_statistics_are_torchs(dtype, pool, shape):
     x, (norm, reference) = images(*shape, dtype=dtype), norms(shape[1])
     own, other = x.clone().requires_grad_(), x.float().requires_grad_()
-    output, expected = fused.norm_pool_relu(own, norm, pool), fused.plain(other, reference, pool)
+    output, expected = fused_norm_pool_relu(own, norm, pool), norm_pool_relu(other, reference, pool)
     gradient = torch.randn(expected.shape).to(dtype)
     output.backward(gradient)
     expected.backward(gradient.float())
@@ -47,7 +49,7 @@ def test_output_gradients_and_running_statistics_are_torchs(dtype, pool, shape):
     for name, value in reference.named_buffers():
         assert distance(norm.get_buffer(name), value) < 1e-5
     with torch.no_grad():
-        output, expected = (f(x, norm.eval(), pool) for f in (fused.norm_pool_relu, fused.plain))
+        output, expected = (f(x, norm.eval(), pool) for f in (fused_norm_pool_relu, norm_pool_relu))
     assert distance(output, expected) < ROUNDING[dtype]
 
 
@@ -58,7 +60,7 @@ def test_the_number_of_threads_changes_no_bit():
     for count in (1, 3):
         torch.set_num_threads(count)
         own = x.clone().requires_grad_()
-        fused.norm_pool_relu(own, norm, pool=True).square().sum().backward()
+        fused_norm_pool_relu(own, norm, pool=True).square().sum().backward()
         results.append(own.grad)
     torch.set_num_threads(threads)
     assert torch.equal(*results)
@@ -69,7 +71,7 @@ def test_the_number_of_threads_changes_no_bit():
 def test_a_value_that_is_not_a_number_stays_seen(pool):
     x, (norm, _) = images(2, 4, 4, 4), norms(4)
     x[0, 1, 2, 3] = torch.nan
-    assert fused.norm_pool_relu(x, norm, pool)[:, 1].isnan().all()
+    assert fused_norm_pool_relu(x, norm, pool)[:, 1].isnan().all()
 
 
 @compiled
@@ -78,13 +80,4 @@ def test_what_the_library_cannot_do_is_done_by_torch(x):
     norm, reference = norms(4)
     if x.dtype is torch.float64:
         norm, reference = norm.double(), reference.double()
-    assert torch.equal(fused.norm_pool_relu(x, norm, pool=True), fused.plain(x, reference, pool=True))
-
-
-def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", str(tmp_path / "missing"))
-    native.library_or_reason.cache_clear()
-    try:
-        assert not native.available(torch.device("cpu"))
-    finally:
-        native.library_or_reason.cache_clear()
+    assert torch.equal(fused_norm_pool_relu(x, norm, pool=True), norm_pool_relu(x, reference, pool=True))

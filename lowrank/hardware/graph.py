@@ -14,7 +14,7 @@ from torch import Tensor
 
 Step = Callable[[Tensor, Tensor], Tensor]  # images [B, 3, 32, 32] and labels [B] -> what it reports, on the device
 
-WARM_UP = 3  # steps in which cuDNN chooses its algorithms and the optimiser makes its momentum
+LAUNCHED = 3  # steps, in which cuDNN chooses its algorithms and the optimiser makes its momentum
 
 
 class Recorded:
@@ -31,7 +31,7 @@ class Recorded:
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         self.taken += 1
-        if self.taken == WARM_UP + 1:
+        if self.taken == LAUNCHED + 1:
             self.replay = self.record(images, labels)
         if self.replay is None or images.shape != self.shape:
             return self.step(images, labels)
@@ -40,14 +40,14 @@ class Recorded:
     def record(self, images: Tensor, labels: Tensor) -> Step | None:
         self.shape = images.shape
         try:
-            return recording(self.step, images.clone(), labels.clone())
+            return record_graph(self.step, images.clone(), labels.clone())
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             warnings.warn(f"steps are not recorded as a CUDA graph, which makes them slower: {reason}", stacklevel=4)
             return None
 
 
-def recording(step: Step, images: Tensor, labels: Tensor) -> Step:
+def record_graph(step: Step, images: Tensor, labels: Tensor) -> Step:
     """The step as a graph that reads from these two tensors; recording it takes no step."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(torch.cuda.Stream()), torch.cuda.graph(graph):  # the outer one restores the stream on errors
