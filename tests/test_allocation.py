@@ -8,7 +8,7 @@ from torch import nn
 
 from lowrank import decompose
 from lowrank.allocation import Option, list_foldings, spend_budget
-from lowrank.formats import FORMATS, Layout, fold, solve
+from lowrank.formats import FORMATS, Folding, Layout, fold, solve
 from lowrank.layers import Decomposed
 
 kinds = pytest.mark.parametrize("decomp", FORMATS)
@@ -32,9 +32,14 @@ def layouts(net: nn.Module) -> list[Layout]:
     return [layer.layout for layer in net.modules() if isinstance(layer, Decomposed)]
 
 
+def smallest(decomp: str, folding: Folding) -> int:
+    return Layout(decomp, folding, (1,) * len(FORMATS[decomp].largest(folding))).parameters
+
+
 def network() -> nn.Sequential:
     """One layer of full rank, two that need little."""
-    net = nn.Sequential(nn.Linear(48, 64), nn.Linear(64, 64), nn.Unflatten(1, (64, 1, 1)), nn.Conv2d(64, 32, 3, padding=1))
+    conv = nn.Conv2d(64, 32, 3, padding=1)
+    net = nn.Sequential(nn.Linear(48, 64), nn.Linear(64, 64), nn.Unflatten(1, (64, 1, 1)), conv)
     for layer, share in ((net[1], 0.05), (net[3], 0.1)):
         layer.weight.data = fall(layer.weight.shape[0], layer.weight[0].numel(), share).reshape(layer.weight.shape)
     return net
@@ -52,7 +57,7 @@ def test_a_budget_is_never_exceeded(decomp, shapes, dims, budget, zero):
     try:
         found = spend_budget(decomp, weights, foldings, budget)
     except ValueError as error:
-        least = sum(min(Layout(decomp, f, (1,) * len(FORMATS[decomp].largest(f))).parameters for f in c) for c in foldings)
+        least = sum(min(smallest(decomp, folding) for folding in choices) for choices in foldings)
         assert least > budget * size and "allowed is" in str(error)
         return
     assert sum(layout.parameters for layout in found) <= budget * size + 1e-6
@@ -65,13 +70,13 @@ def test_a_budget_is_never_exceeded(decomp, shapes, dims, budget, zero):
 @cuts
 @pytest.mark.parametrize("budget", [0.1, 0.25, 0.5])
 def test_it_loses_less_than_the_even_path(decomp, budget):
-    """Over all layers, in the energy that is kept; by far if they differ in what they need."""
+    """In the squared relative errors of all layers, some of which need far less than others."""
     net = network()
     lost = {}
     for allocation in ("even", "error"):
         small = decompose(net, decomp=decomp, budget=budget, allocation=allocation)
         lost[allocation] = sum(layer.error**2 for layer in small.modules() if isinstance(layer, Decomposed))
-    assert lost["error"] < 0.8 * lost["even"]
+    assert lost["error"] < lost["even"] - 0.01
 
 
 @cuts
@@ -117,7 +122,8 @@ def test_ranks_by_hand_are_taken():
     assert [layout.ranks for layout in layouts(decompose(net, decomp="bottleneck", ranks=5))] == [(5,)] * 3
     mixed = decompose(net, decomp="tt", ranks={"0": (2, 3), "*": 4})
     assert [layout.ranks for layout in layouts(mixed)] == [(2, 3), (4, 4), (4, 4)]
-    assert layouts(decompose(net, decomp="bottleneck", ranks=10**6))[0].ranks == FORMATS["bottleneck"].largest(fold(64, 48, 3))
+    largest = layouts(decompose(net, decomp="bottleneck", ranks=10**6))[0].ranks
+    assert largest == FORMATS["bottleneck"].largest(fold(64, 48, 3))
 
 
 def test_random_cores_and_ghosts_follow_the_even_path():
