@@ -8,7 +8,7 @@ from torch import nn
 
 from lowrank import decompose
 from lowrank.allocation import Option, list_foldings, spend_budget
-from lowrank.formats import FORMATS, Layout, fold, solve
+from lowrank.formats import FORMATS, Folding, Layout, fold, solve
 from lowrank.layers import Decomposed
 
 kinds = pytest.mark.parametrize("decomp", FORMATS)
@@ -30,6 +30,10 @@ def fall(outputs: int, inputs: int, share: float = 1.0) -> torch.Tensor:
 
 def layouts(net: nn.Module) -> list[Layout]:
     return [layer.layout for layer in net.modules() if isinstance(layer, Decomposed)]
+
+
+def smallest(decomp: str, folding: Folding) -> int:
+    return Layout(decomp, folding, (1,) * len(FORMATS[decomp].largest(folding))).parameters
 
 
 def network() -> nn.Sequential:
@@ -67,13 +71,13 @@ def test_a_budget_is_never_exceeded(decomp, shapes, dims, budget, zero):
 @cuts
 @pytest.mark.parametrize("budget", [0.1, 0.25, 0.5])
 def test_it_loses_less_than_the_even_path(decomp, budget):
-    """Over all layers, in the energy that is kept; by far if they differ in what they need."""
+    """In the squared relative errors of all layers, some of which need far less than others."""
     net = network()
     lost = {}
     for allocation in ("even", "error"):
         small = decompose(net, decomp=decomp, budget=budget, allocation=allocation)
         lost[allocation] = sum(layer.error**2 for layer in small.modules() if isinstance(layer, Decomposed))
-    assert lost["error"] < 0.8 * lost["even"]
+    assert lost["error"] < lost["even"] - 0.01
 
 
 @cuts

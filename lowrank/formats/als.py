@@ -20,11 +20,13 @@ from torch import Tensor
 
 from .fits import leading, unfold
 
-COARSE, FINE = 6_000, 3_000  # multiply-adds a weight that the sweeps may take with the longest mode short, and whole
-FREE = 1e9  # multiply-adds that either may take, however small the layer: 0.1 s of one core
+WORK = 7_500  # multiply-adds a weight that the sweeps of a layer may take: about 0.6 s of one core a million weights
+FREE = 4.5e9  # multiply-adds that they may take however small the layer: 0.4 s
+ENOUGH = 12  # sweeps of the whole weight; if fewer are allowed, some of a short one come first
+SHORT = 2 / 3  # of the multiply-adds, for those
 SWEEPS = 2, 200  # at least and at most, whatever they take
 KEPT = 0.9  # of the energy, in the part of the longest mode that the first sweeps see; at most half of its length
-SETTLED = 5e-5  # relative change of the squared error in a sweep that ends them
+SETTLED = 1e-5  # relative change of the squared error in a sweep that ends them
 EXACT = 1e-10  # squared error, relative to the weight, that ends them
 PUSH = 0.3  # by which a sweep goes further in the direction of the last than the one before it did, up to 1
 PROXIMAL = 1e-6  # of the normal equations' mean diagonal: keeps them solvable, and a core if nothing pulls at it
@@ -32,6 +34,8 @@ PROXIMAL = 1e-6  # of the normal equations' mean diagonal: keeps them solvable, 
 
 class Columns:
     """What a sweep needs to know of CP, whose cores are [n, R]."""
+
+    CUBIC = 1 / 3  # multiply-adds of one core's equations, times the third power of their number: their solution
 
     def join(self, cores: Sequence[Tensor]) -> Tensor:
         """The matrix of a side, [N, R]: columns multiplied as Kronecker products."""
@@ -61,6 +65,8 @@ class Columns:
 
 class Links:
     """What a sweep needs to know of a ring, whose cores are held as [n, r, s]."""
+
+    CUBIC = 2  # multiply-adds of one core's equations, times the third power of their number: to set them up, above all
 
     def chain(self, cores: Sequence[Tensor]) -> Tensor:
         """Neighbours contracted: [N, t, e]."""
@@ -146,10 +152,11 @@ def alternate(matrix: Tensor, cores: list[Tensor], rows: int, kind: Columns | Li
     return best
 
 
-def affordable_sweeps(modes: Sequence[int], columns: Sequence[int], inner: int, work: float) -> int:
-    """How many sweeps this work allows; `columns` of each core's equations, `inner` of the two sides."""
-    sweep = 2 * prod(modes) * inner
-    sweep += sum(count**3 / 3 + 2 * count**2 * mode for count, mode in zip(columns, modes, strict=True))
+def afford_sweeps(tensor: Tensor, cores: Sequence[Tensor], kind: Columns | Links, work: float) -> int:
+    """How many sweeps that much work allows."""
+    columns = [core[0].numel() for core in cores]
+    sweep = 2 * tensor.numel() * kind.join([core[:1] for core in cores[: part_modes(tensor.shape)]]).shape[1]
+    sweep += sum(kind.CUBIC * count**3 + 2 * count**2 * len(core) for count, core in zip(columns, cores, strict=True))
     least, most = SWEEPS
     return min(most, max(least, int(work / sweep)))
 
@@ -167,27 +174,35 @@ def shorten_mode(tensor: Tensor) -> tuple[int, Tensor]:
     return axis, basis[:, : 1 + int((energies.cumsum(0) < KEPT * tensor.square().sum()).sum())]
 
 
-def settle_cores(tensor: Tensor, cores: list[Tensor], kind: Columns | Links, work: float) -> list[Tensor]:
-    """The cores [n, ...] after as many sweeps as the work allows or until they settle; the tensor has norm 1."""
-    rows, columns = part_modes(tensor.shape), [core[0].numel() for core in cores]
-    matrix = tensor.reshape(prod(tensor.shape[:rows]), -1)
-    inner = kind.join(cores[:rows]).shape[1]
-    return alternate(matrix, cores, rows, kind, affordable_sweeps(tensor.shape, columns, inner, work))
+def settle_cores(tensor: Tensor, cores: list[Tensor], kind: Columns | Links, sweeps: int) -> list[Tensor]:
+    """The cores [n, ...] after so many sweeps, or fewer if they settle; the tensor has norm 1."""
+    rows = part_modes(tensor.shape)
+    return alternate(tensor.reshape(prod(tensor.shape[:rows]), -1), cores, rows, kind, sweeps)
+
+
+def settle_short(tensor: Tensor, cores: list[Tensor], kind: Columns | Links, work: float) -> list[Tensor]:
+    """The cores after sweeps with the longest mode shortened, which cost far less."""
+    axis, basis = shorten_mode(tensor)
+    short = torch.tensordot(tensor, basis, ([axis], [0])).movedim(-1, axis)
+    norm, cores = short.norm(), list(cores)
+    cores[axis] = torch.tensordot(basis, cores[axis], ([0], [0]))
+    cores = settle_cores(short / norm, cores, kind, afford_sweeps(short, cores, kind, work))
+    cores[axis] = torch.tensordot(basis * norm, cores[axis], ([1], [0]))
+    return cores
 
 
 def fit_alternating(tensor: Tensor, start: Sequence[Tensor], kind: Columns | Links) -> list[Tensor]:
-    """The cores [n, ...] that come nearest, from these: with the longest mode shortened first, which costs far less."""
-    norm, size = tensor.norm(), tensor.numel()
+    """The cores [n, ...] that come nearest, from these."""
+    norm, cores = tensor.norm(), list(start)
     if not norm:
-        return [*start[:-1], torch.zeros_like(start[-1])]
-    tensor, cores = tensor / norm, list(start)
-    axis, basis = shorten_mode(tensor)
-    short = torch.tensordot(tensor, basis, ([axis], [0])).movedim(-1, axis)
-    short_norm = short.norm()
-    cores[axis] = torch.tensordot(basis, cores[axis], ([0], [0]))
-    cores = settle_cores(short / short_norm, cores, kind, max(FREE, COARSE * size))
-    cores[axis] = torch.tensordot(basis * short_norm, cores[axis], ([1], [0]))
-    cores = settle_cores(tensor, cores, kind, max(FREE, FINE * size))
+        return [*cores[:-1], torch.zeros_like(cores[-1])]
+    tensor = tensor / norm
+    work = max(FREE, WORK * tensor.numel())
+    sweeps = afford_sweeps(tensor, cores, kind, work)
+    if sweeps < ENOUGH:
+        cores = settle_short(tensor, cores, kind, SHORT * work)
+        sweeps = afford_sweeps(tensor, cores, kind, work - SHORT * work)
+    cores = settle_cores(tensor, cores, kind, sweeps)
     return [cores[0] * norm, *cores[1:]]
 
 
