@@ -57,8 +57,7 @@ def test_a_budget_is_never_exceeded(decomp, shapes, dims, budget, zero):
     try:
         found = spend_budget(decomp, weights, foldings, budget)
     except ValueError as error:
-        ones = [[Layout(decomp, f, (1,) * len(FORMATS[decomp].largest(f))) for f in choices] for choices in foldings]
-        least = sum(min(layout.parameters for layout in layouts) for layouts in ones)
+        least = sum(min(smallest(decomp, folding) for folding in choices) for choices in foldings)
         assert least > budget * size and "allowed is" in str(error)
         return
     assert sum(layout.parameters for layout in found) <= budget * size + 1e-6
