@@ -169,7 +169,7 @@ def test_ones_own_runs_come_first_and_then_the_best_of_each_form(published):
 
 def test_a_table_of_runs_says_nothing_that_does_not_apply(published):
     table = lowrank.results(published)
-    shown = overview.as_text(overview.order_runs(table, set()))
+    shown = overview.write_cells(overview.order_runs(table, set()))
     unfolded = shown.decomp.isin([*PLAIN, "bottleneck"])
     assert set(shown.dims[unfolded]) == {""} and "" not in set(shown.dims[~unfolded])
     dense = table.query("decomp == 'dense'")._repr_html_()
