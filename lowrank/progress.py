@@ -28,7 +28,9 @@ def timed(seconds: float) -> str:
 
 
 def in_notebook() -> bool:
-    return "ipykernel" in sys.modules and sys.modules["ipykernel"].kernelapp.IPKernelApp.initialized()
+    """Whether a kernel runs here; widgets and papermill import ipykernel without one."""
+    app = sys.modules.get("ipykernel.kernelapp")
+    return app is not None and app.IPKernelApp.initialized()
 
 
 def watched() -> bool:

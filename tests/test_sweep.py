@@ -167,6 +167,11 @@ def test_a_daemonic_process_may_sweep(tmp_path):
     assert process.exitcode == 0 and len(trained(tmp_path)) == 2
 
 
+def test_a_program_that_imports_ipykernel_is_no_notebook():
+    program = "import ipykernel; from lowrank.progress import in_notebook; assert not in_notebook()"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_status_knows_what_another_process_is_training(tmp_path):
     run = Config.of(runs_of(0)[0]).run("pixels")
     with claim(tmp_path / run):
