@@ -55,12 +55,17 @@ def settle_precision() -> str:
     return resolved_precision("auto", best_device())
 
 
-def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
-    """The Config of every run under its id; raises InputError, before anything runs, where one is not possible."""
+def read_data(dataset: str) -> Any:
+    """What decides the ids of runs on a dataset: its fingerprint and its size."""
     from .data import load
 
+    return load(dataset)
+
+
+def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
+    """The Config of every run under its id; raises InputError, before anything runs, where one is not possible."""
     configs = [Config.of(parameters) for parameters in runs]
-    data = {dataset: load(dataset) for dataset in {config.dataset for config in configs}}
+    data = {dataset: read_data(dataset) for dataset in {config.dataset for config in configs}}
     configs = [config.fitted(len(data[config.dataset].train_labels)) for config in configs]
     if any(config.precision == "auto" for config in configs):
         auto = settle_precision()

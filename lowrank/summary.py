@@ -83,8 +83,8 @@ def shape_of(part: Part) -> str:
 def work(layer: Decomposed, taken: int, given: int) -> int:
     """Multiply-adds at so many positions taken and given: a transposed convolution works where it takes its input."""
     layout, first = layer.layout, taken if getattr(layer, "transposed", False) else given
-    if layer.contraction == "weight":
-        return layout.size * first
+    if layer.contraction != "factors":  # by W, or by the format's own multiplication
+        return layout.multiply_adds(layer.contraction) * first
     return layout.inner * (layout.folding.inputs * first + layout.folding.outputs * given)
 
 

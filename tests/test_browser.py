@@ -161,7 +161,8 @@ def test_every_control_of_a_setting_changes_its_table(lab, runs):
 def made_up(number):
     """One of 120 records whose dots stand close together."""
     decomp = ("tt", "cp", "tucker", "ring")[number % 4]
-    record = asdict(Config(decomp=decomp, budget=0.1, seed=number % 3, learning_rate=0.01 + number / 1000))
+    asked = {"decomp": decomp, "budget": 0.1, "seed": number % 3, "learning_rate": 0.01 + number / 1000}
+    record = asdict(Config(**asked).fitted(50_000))
     measured = {"parameters": 9000 + 97 * (number * 37 % 120), "test_accuracy": 0.4 + (number * 53 % 120) / 400}
     measured |= {"train_accuracy": 0.5, "compression": 0.1, "multiply_adds": 10**6, "seconds": 1.0}
     return record | measured | {"run": f"run{number:03d}", "status": "done", "revision": "abc", "data": "f00"}

@@ -51,7 +51,8 @@ class Tags(HTMLParser):
 
 def write_record(runs, run: str, **values) -> Record:
     measured = {"parameters": 100, "compression": 0.1, "multiply_adds": 9, "test_accuracy": 0.5, "train_accuracy": 0.5}
-    record = asdict(Config()) | measured | {"run": run, "status": "done", "seconds": 1.0, "data": "f00"} | values
+    said = {"run": run, "status": "done", "seconds": 1.0, "data": "f00"}
+    record = asdict(Config().fitted(50_000)) | measured | said | values
     (runs / run).mkdir(parents=True)
     (runs / run / "record.json").write_text(json.dumps(record))
     row = "1,0.5,0.5,0.5,0.5\n"
@@ -121,10 +122,10 @@ def test_explore_shows_it_as_text(tmp_path, monkeypatch, shown, text, controls):
 
 @pytest.mark.parametrize("text", STRANGE)
 def test_sentences_and_pictures_show_it_as_text(text):
-    rows = [asdict(Config(seed=seed)) for seed in (0, 1)]
+    rows = [asdict(Config(seed=seed).fitted(50_000)) for seed in (0, 1)]
     measured = {"test_accuracy": 0.5, "parameters": 9, "seconds": 1.0, "data": "f00"}
     table = pd.DataFrame(rows).assign(**measured, **dict.fromkeys(TEXTS, text))
-    method = analysis.Evidence("cp", "smoke", table, 0).method()
+    method = analysis.Evidence("cp", "smoke", table, 1, 0, 2, 2, 0).method()
     assert set(Tags(markdown2html(method)).tags) <= {"p", "code"}
     figure = plots.accuracy_against_parameters(table).figure
     figure.canvas.draw()

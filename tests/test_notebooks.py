@@ -36,7 +36,7 @@ def test_the_parameters_cell_is_config_word_for_word():
         each.name: each.default for each in fields(Config)
     }
     assert {name: kind.__name__ for name, kind in namespace["__annotations__"].items()} == {
-        each.name: each.type for each in fields(Config)
+        each.name: each.metadata["kinds"][0].__name__ for each in fields(Config)
     }
 
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -63,9 +64,14 @@ def cluster():
         yield cluster
 
 
+def pixels(dataset: str, fingerprint: str = "pixels") -> SimpleNamespace:
+    """Data of that fingerprint, without any image."""
+    return SimpleNamespace(fingerprint=fingerprint, train_labels=range(1497))
+
+
 @pytest.fixture(autouse=True)
 def data_without_loading(monkeypatch):
-    monkeypatch.setattr(sys.modules["lowrank.plan"], "fingerprint", lambda dataset: "pixels")
+    monkeypatch.setattr(sys.modules["lowrank.plan"], "read_data", pixels)
 
 
 def runs_of(*seeds: int) -> list[dict]:
@@ -85,7 +91,7 @@ def start_driver(runs: Path, seeds: range, stderr: int = subprocess.DEVNULL, **o
         sys.path[:0] = {[str(HERE), *sys.path]!r}
         import test_sweep as t
         if __name__ == "__main__":
-            sys.modules["lowrank.plan"].fingerprint = lambda dataset: "pixels"
+            sys.modules["lowrank.plan"].read_data = t.pixels
             t.sweep(t.runs_of(*range({seeds.start}, {seeds.stop})), runs={str(runs)!r}, trial=t.quick, **{options!r})
         """
     script = runs.parent / "driver.py"
@@ -156,7 +162,7 @@ def test_the_rows_come_in_the_order_of_the_study(tmp_path):
 
 
 def sweep_in_a_daemon(runs: Path) -> None:
-    sys.modules["lowrank.plan"].fingerprint = lambda dataset: "pixels"
+    sys.modules["lowrank.plan"].read_data = pixels
     run_here(runs, 0, 1)
 
 
@@ -227,7 +233,7 @@ def test_a_cluster_that_others_started_is_used_and_left_running(tmp_path, cluste
 
 
 def test_a_record_from_a_worker_with_other_data_is_refused(tmp_path, monkeypatch, cluster):
-    monkeypatch.setattr(sys.modules["lowrank.plan"], "fingerprint", lambda dataset: "other pixels")
+    monkeypatch.setattr(sys.modules["lowrank.plan"], "read_data", lambda dataset: pixels(dataset, "other pixels"))
     table, _ = run_here(tmp_path, 0, scheduler=cluster)
     assert table["status"].tolist() == ["failed"] and "data" in table["reason"][0]
 

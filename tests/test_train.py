@@ -169,7 +169,7 @@ SCRIPT = """
 import signal, sys, lowrank
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
 lowrank.run(runs=sys.argv[1], decomp=sys.argv[2], precision=sys.argv[3], dataset="digits", width=4,
-            batch_size=256, epochs=int(sys.argv[4]), budget=0.3)
+            batch_size=256, augment=True, epochs=int(sys.argv[4]), budget=0.3)
 """
 
 

@@ -19,7 +19,7 @@ def blocks(decomp="bottleneck", outputs=64, rank_scale=0.1, pool=True, contracti
     """Twice the same block, the first computed by the kernels; both in training."""
     torch.manual_seed(0)
     convolution = separable(16, outputs)
-    form = {"decomp": decomp, "rank_scale": rank_scale, "contraction": contraction}
+    form = {"decomp": decomp, "rank_scale": rank_scale, "contraction": contraction, "init": "random"}
     convolution.pointwise = decompose(convolution.pointwise, **form)
     other = Block(convolution, outputs, pool)
     own = copy.deepcopy(other)
