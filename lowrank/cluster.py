@@ -8,6 +8,7 @@ they are interrupted or die at the wrong moment it writes pages of log.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import subprocess
 import sys
@@ -107,6 +108,7 @@ def connected(scheduler: Any, places: list[dict[str, str]]) -> Iterator[tuple[An
         with Client(scheduler, set_as_default=False) as client:
             yield client, lambda: None
         return
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # for good: some is said when the cluster has ended
     options = {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
     head = {"scheduler": {"cls": Scheduler, "options": options}, "silence_logs": "CRITICAL"}
     with (  # neither has an interrupted script wait, at its exit, for what it has not ended in time

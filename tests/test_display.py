@@ -9,11 +9,12 @@ import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
-from IPython.display import HTML, Image, Markdown
+from IPython.display import HTML, Code, Image, Markdown
 from nbconvert.filters import markdown2html
 
 import lowrank
 from lowrank import analysis, explore, figures, plots
+from lowrank import controls as explore_controls
 from lowrank.config import Config
 from lowrank.display import as_label, as_text
 from lowrank.results import Record, collect
@@ -97,7 +98,8 @@ def shown(monkeypatch) -> list:
         objects.extend(shown)
         return SimpleNamespace(update=objects.append)
 
-    monkeypatch.setattr(explore, "display", display)
+    for module in (explore, explore_controls):
+        monkeypatch.setattr(module, "display", display)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     return objects
 
@@ -111,12 +113,13 @@ def test_explore_shows_it_as_text(tmp_path, monkeypatch, shown, text, controls):
         monkeypatch.setenv("JPY_SESSION_NAME", "explore.ipynb")
     for show in (explore.setting, explore.one_run, explore.two_runs):
         show(str(tmp_path))
-    known = TABLE | {"p", "pre", "code", "details", "summary", "img", "map", "area"}
+    known = TABLE | {"p", "code", "details", "summary"}
     pages = [each.data for each in shown if isinstance(each, HTML)]
-    assert len(pages) == 4 + controls  # the sizes, a cell that repeats a run, its record, differences; the image map
+    assert len(pages) == 3  # the sizes, a record, differences; the cell that repeats a run is highlighted as code
     for page in pages:
         assert set(Tags(page).tags) <= known
-        assert page.count("<img") == page.count('<img usemap="#runs"')
+    cells = [each._repr_html_() for each in shown if isinstance(each, Code)]
+    assert cells and all(set(Tags(cell).tags) <= {"style", "div", "pre", "span"} for cell in cells)
     assert not [each for each in shown if isinstance(each, Markdown)]
 
 

@@ -179,7 +179,7 @@ def test_a_program_that_imports_ipykernel_is_no_notebook():
 
 
 def test_status_knows_what_another_process_is_training(tmp_path):
-    run = Config.of(runs_of(0)[0]).run("pixels")
+    run = Config.of(runs_of(0)[0]).fitted(1497).run("pixels")
     with claim(tmp_path / run):
         assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["running", "remaining"]
     assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["remaining", "remaining"]
