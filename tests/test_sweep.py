@@ -87,7 +87,8 @@ def run_here(runs: Path, *seeds: int, **options) -> tuple[pd.DataFrame, list[str
 def start_driver(runs: Path, seeds: range, stderr: int = subprocess.DEVNULL, **options) -> subprocess.Popen:
     """The same sweep in a process and session of its own."""
     program = f"""
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
         sys.path[:0] = {[str(HERE), *sys.path]!r}
         import test_sweep as t
         if __name__ == "__main__":
