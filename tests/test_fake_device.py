@@ -3,21 +3,19 @@
 In torch's FakeTensorMode a tensor has a shape, a type and a device, but no content. The loop and all that it calls run
 as they would on a GPU, and an operation whose tensors are on two devices raises. What this cannot see:
 
-- content: a loss is 1, whatever went in, and what depends on content (masks, divergence) is not followed;
-- CUDA graphs: the few steps here are launched; nor whether a step waits for the GPU, which keeps it from being recorded;
-- random generators: there are none of a GPU without one, so that nothing is asked of them;
-- autograd's engine, which asks the driver for streams: the gradients of single operations, which it would call, are
-  called here one after the other;
-- kernels: whether there is one for a type and a layout. The optimiser's and the one that counts levels of an image have
-  no fake one: of the first the devices are compared, of the second the shape is known;
-- tensors with a single number: operations on a GPU take them from the CPU, too;
-- transfers before the loop: what `load` and `held_out` do with a GPU.
+- content: every number that is asked for is 1, and what depends on content (masks, divergence) is not followed;
+- CUDA graphs: so few steps are launched, and one that waits for the GPU, which keeps it from being recorded, may;
+- random generators: one of a GPU cannot be made without it, so that one of the CPU stands in;
+- autograd's engine, which asks the driver for streams: the gradients of the operations are called here, one by one;
+- kernels: whether there is one for a type and a layout. The optimiser's has no fake form (the devices of what it is
+  given are compared), nor has the one that counts the levels of an image (the result has its shape);
+- tensors of a single number: a GPU takes those from the CPU, too;
+- what comes before the loop: `load` and `held_out` on a GPU.
 
 `python benchmarks/whole_runs.py` shows the rest where there is a GPU.
 """
 
 from collections import defaultdict
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -25,10 +23,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_leaves
 
 import lowrank
+from lowrank import rates
 from lowrank.checkpoints import resume, save_checkpoint
 from lowrank.config import DECOMPS, Config
 from lowrank.data import assembled, held_out
@@ -61,7 +60,7 @@ class FakeGPU(FakeTensorMode):
 def check_devices(tensors):
     devices = {leaf.device for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)}
     if len(devices) > 1:
-        raise FakeTensorDeviceMismatchError(f"one step of the optimiser, and tensors on {devices}")
+        raise RuntimeError(f"one step of the optimiser, but tensors on each device of {devices}")
 
 
 class FakeGenerator(torch.Generator):
@@ -86,6 +85,7 @@ def run_backward(loss):
 
 
 def pass_gradients(loss):
+    """Calls the gradient of every operation, once it has all that it is made of."""
     gradients = defaultdict(dict, {loss.grad_fn: {0: torch.ones_like(loss)}})
     for node in order_nodes(loss.grad_fn):
         outputs = gradients.pop(node)
@@ -121,6 +121,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch, "Generator", FakeGenerator)
     monkeypatch.setattr(Tensor, "backward", run_backward)
+    monkeypatch.setattr(rates, "SAMPLES", 1)  # of what has no content
     return FakeGPU()
 
 
@@ -141,7 +142,7 @@ def moved(data):
 def loop_of(data, **parameters):
     """One whose epoch is a step; to be called on the machine with the GPU."""
     config = Config(dataset="digits", width=4, batch_size=12, augment=True, **parameters).fitted(16)
-    with torch._subclasses.fake_tensor.unset_fake_temporarily():
+    with unset_fake_temporarily():
         network = lowrank.build(config, 2)
     return Loop(config, network, moved(data), lambda: None)
 
@@ -158,29 +159,31 @@ def test_a_step_and_every_evaluation_keep_to_the_gpu(gpu, images, decomp, decay,
         loop = loop_of(images, decomp=decomp, decay=decay, recipe=recipe, precision="bfloat16", epochs=1)
         state = loop.after(State())
     (row,) = state.history
-    assert {name for name in row if name.endswith("_loss")} == {f"{n}_loss" for n in ("train", "validation", "test", "fit")}
+    assert {"train_loss", "validation_loss", "test_loss", "fit_loss"} <= row.keys()
     assert all(parameter.grad is not None for parameter in loop.network.parameters())
     assert {tensor.device for tensor in tensors_of(state)} == {GPU} and state.correct.device.type == "cpu"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_checkpoint_brings_everything_back_to_the_gpu(gpu, images, tmp_path, precision):
+    path, lines = tmp_path / "checkpoint.pt", []
     with gpu:
         first = loop_of(images, epochs=2, precision=precision).after(State())
-        save_checkpoint(tmp_path / "checkpoint.pt", "id", first)
+        with torch.serialization.skip_data(materialize_fake_tensors=True):  # there is no content to write
+            save_checkpoint(path, "id", first)
         loop = loop_of(images, epochs=2, precision=precision)
-        state = resume(tmp_path / "checkpoint.pt", "id", loop.network, GPU, pytest.fail)
+        state = resume(path, "id", loop.network, GPU, lines.append)
         loop.restore(state)
         second = loop.after(state)
-    assert second.epochs == 2
+    assert lines == ["going on after epoch 1"] and second.epochs == 2
     assert {tensor.device for tensor in tensors_of(second)} == {GPU}
     assert [tensor.shape for tensor in tensors_of(first)] == [tensor.shape for tensor in tensors_of(second)]
+    assert bool(second.tensors["scaler"]) == (precision == "float16")
 
 
 # --- what it finds
 
 MISPLACED = {
-    "nothing": lambda loop: None,
     "a weight": lambda loop: setattr(loop.network.head.linear, "weight", nn.Parameter(torch.zeros(2, 32))),
     "statistics": lambda loop: setattr(loop.network.first.norm, "running_mean", torch.zeros(4)),
     "a learning rate": lambda loop: loop.rates.__setitem__(0, (1.0, torch.zeros(()))),
@@ -198,6 +201,5 @@ def test_one_tensor_on_the_cpu_is_found(gpu, images, what):
     with gpu:
         loop = loop_of(images, epochs=1, precision="float32")
         MISPLACED[what](loop)
-        found = pytest.raises(RuntimeError, match=r"(?s)device.*cpu|cpu.*device") if what != "nothing" else nullcontext()
-        with found:
+        with pytest.raises(RuntimeError, match=r"device.*cpu"):
             loop.after(State())
