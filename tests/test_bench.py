@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
+from lowrank import train
 from lowrank.config import Config
-from lowrank.data import FULL
+from lowrank.data import FULL, load
+from lowrank.hardware import graph
 
 
 @pytest.fixture
@@ -176,7 +178,34 @@ def test_whole_runs_steps_and_trials_are_measured(results, monkeypatch, capsys, 
     assert list(steps.network) == ["tt", "tt"] and (steps.images_per_second > 0).all()
     assert list(trials.way) == ["2018", "lowrank, 1 at once"]
     assert (trials["trials an hour"] > 0).all() and trials["over 2018"][0] == 1
-    assert "trials an hour" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "trials an hour" in printed and printed.index("nothing is recorded on a CPU") < printed.index("in kernels")
+
+
+@pytest.mark.parametrize(
+    ("way", "line"),
+    [
+        (lambda loop: loop.step, None),
+        (lambda loop: lambda *batch: (loop.step(*batch), loop.step(*batch))[1], "the weights are"),
+        (lambda loop: graph.Recorded(loop.step), "steps are not recorded as a CUDA graph"),
+    ],
+    ids=["the same", "twice", "not recorded"],
+)
+def test_whole_runs_say_what_recorded_steps_do_otherwise(monkeypatch, way, line):
+    def refuse(*_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    class Elsewhere(train.Loop):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.take = way(self)
+
+    bench = import_module("whole_runs")
+    monkeypatch.setattr(graph, "record_graph", refuse)
+    monkeypatch.setattr(bench, "Loop", Elsewhere)
+    monkeypatch.setattr(bench, "DECOMPS", ["tt"])
+    found = list(bench.find_differences(load("digits")))
+    assert len(found) == (2 if line else 0) and all(line in each for each in found)
 
 
 # --- architectures
