@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from .studies import each, grid
+from .sweeps.studies import each, grid
 
 REFERENCE = Path(__file__).with_name("reference.csv")
 # How far losses may lie apart on another processor. An option changes more: with test losses, which have hardly moved
@@ -54,7 +54,7 @@ def reference_hash() -> str:
 
 def train_cases() -> pd.DataFrame:
     """A row for each of CASES: its parameters in words, and its losses."""
-    from .trial import run  # which names its code by the hash of what this makes
+    from .experiment import run  # which names its code by the hash of what this makes
 
     rows = []
     for case in CASES:

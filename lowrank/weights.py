@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from .checkpoints import Damaged, check_fit, read_tensors
 from .config import Config, InputError
-from .data import standardise
+from .data.dataset import standardise
+from .experiment import READING, best_device, build
 from .paths import runs_folder
-from .results import record as stored
+from .records import record as stored
 from .train import EVALUATION_BATCH, autocast
-from .trial import READING, best_device, build
 
 
 def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:

@@ -9,7 +9,8 @@ import torch
 
 from lowrank import train
 from lowrank.config import Config
-from lowrank.data import FULL, load
+from lowrank.data import load
+from lowrank.data.augmentation import FULL
 from lowrank.hardware import graph
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 import lowrank
-from lowrank.config import ADDED, DECOMPS, Config, InputError, dataset_name, parameters_of
+from lowrank.config import ADDED, DECOMPS, Config, dataset_name, parameters_of
+from lowrank.errors import InputError
 from lowrank.paths import ROOT, cache_folder
 
 REFUSED = [

@@ -167,17 +167,3 @@ def filled(decomp: str, foldings: Sequence[Folding], way: Path, limit: int) -> l
             ranks[layer][k] -= 1
             open_steps.discard((layer, k))
     return ranks
-
-
-def pointwise(width: int) -> list[tuple[int, int, int]]:
-    """(outputs, inputs, positions an image) of the CIFAR network's seven pointwise convolutions at 32 x 32."""
-    w = width
-    return [
-        (2 * w, w, 32 * 32),
-        (2 * w, 2 * w, 16 * 16),
-        (2 * w, 2 * w, 16 * 16),
-        (4 * w, 2 * w, 16 * 16),
-        (8 * w, 4 * w, 8 * 8),
-        (8 * w, 8 * w, 4 * 4),
-        (8 * w, 8 * w, 4 * 4),
-    ]

@@ -61,9 +61,7 @@ class Shape(ctypes.Structure):
     ]
 
 
-def call_kernel(
-    name: str, x: Tensor, *others: Tensor, channels: int | None = None, pool: bool | None = None
-) -> None:
+def call_kernel(name: str, x: Tensor, *others: Tensor, channels: int | None = None, pool: bool | None = None) -> None:
     """Call the kernel of that name for numbers like those of x, channels_last [B, C, H, W], with the others' memory.
 
     `channels` is for the kernels of a thin product, from the C of x to that many; `pool` for those that pool or not.
