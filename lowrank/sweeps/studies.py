@@ -9,6 +9,9 @@ was chosen is reported. A study of your own is a list:
     mine = grid(decomp=["tt", "ring"], dims=[3, 4], budget=[0.1, 0.3], dataset=["digits"], epochs=[4])
     sweep(mine, seeds=3)
 
+In a list `start` may be the parameters of the run to start from, as far as they differ from those of the run itself:
+that one is then trained first, and keeps its weights.
+
 How many seeds: SEEDS of every setting, more where a run says `seed` itself. A contest that is open after those (the
 simultaneous 95% interval holds 0 and reaches beyond 1 point) gets two seeds more on both sides, at most three times;
 intervals are then those of three looks at the data (Bonferroni), and nothing else decides when to stop.

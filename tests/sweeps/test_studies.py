@@ -9,7 +9,8 @@ from lowrank.config import DECOMPS, Config
 from lowrank.errors import InputError
 from lowrank.formats import PLAIN, fold, solve
 from lowrank.network import pointwise_shapes
-from lowrank.sweeps.plan import planned
+from lowrank.records import store
+from lowrank.sweeps.plan import identified, missing_of, planned
 from lowrank.sweeps.studies import FAULTS, SCALES, STUDIES, each, grid
 
 
@@ -88,3 +89,47 @@ def test_what_cannot_be_planned_is_refused_by_name(arguments, message):
 def test_a_grid_takes_lists(values):
     with pytest.raises(InputError, match="decomp="):
         grid(decomp=values)
+
+
+FROM = {"start": [{"decomp": "separable", "epochs": 9}], "budget": [0.1, 0.2], "dataset": ["digits"], "width": [8]}
+
+
+def test_a_start_given_by_parameters_stands_first_and_shares_what_is_not_of_the_form():
+    runs = planned(grid(**FROM, epochs=[2], recipe=["fast"]), seeds=2, momentum=0.8)
+    starts, rest = [run for run in runs if "start" not in run], [run for run in runs if "start" in run]
+    assert runs == [*starts, *rest] and (len(starts), len(rest)) == (2, 4)
+    shared = {"dataset": "digits", "width": 8, "recipe": "fast", "momentum": 0.8}
+    assert starts[0] == shared | {"decomp": "separable", "epochs": 9, "seed": 0, "save_weights": True}
+    assert [run["start"]["seed"] for run in rest] == [run["seed"] for run in rest]
+    assert {run["start"]["epochs"] for run in planned(grid(**FROM), epochs=1)[1:]} == {1}
+
+
+def test_every_run_gets_the_id_of_the_run_that_it_starts_from():
+    configs = identified(planned(grid(**FROM, epochs=[2]), precision="float32"))
+    (parent, config), *children = configs.items()
+    assert config.save_weights and not config.start and len(children) == 2
+    assert {child.start for _, child in children} == {parent}
+
+
+def test_a_start_that_cannot_be_one_is_refused_before_any_run(tmp_path):
+    with pytest.raises(InputError, match="its network is decomposed already"):
+        identified(planned(grid(**FROM | {"start": [{"decomp": "tt", "budget": 0.5}]})))
+    with pytest.raises(InputError, match="width=8 with start="):
+        identified(planned(grid(**FROM | {"start": [{"decomp": "dense", "width": 4}]})))
+    named = identified(planned(grid(**FROM | {"start": ["0" * 12]}), precision="float32", runs=str(tmp_path)))
+    with pytest.raises(InputError, match="start='000000000000': this run is not there in runs="):
+        missing_of(named)
+
+
+def test_a_start_is_trained_again_only_for_its_weights_and_only_if_they_are_needed(tmp_path):
+    configs = identified(planned(grid(**FROM, epochs=[2]), precision="float32", runs=str(tmp_path)))
+    parent, *children = configs
+    assert list(missing_of(configs)) == [parent, *children]
+    for run in (parent, children[0]):
+        store(tmp_path, {"run": run, "status": "done"}, [])
+    assert list(missing_of(configs)) == [parent, children[1]]
+    (tmp_path / parent / "weights.pt").write_bytes(b"kept")
+    assert list(missing_of(configs)) == [children[1]]
+    store(tmp_path, {"run": children[1], "status": "done"}, [])
+    (tmp_path / parent / "weights.pt").unlink()
+    assert not missing_of(configs)
