@@ -4,35 +4,74 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+import lowrank
 from lowrank.config import DECOMPS, Config
 from lowrank.errors import InputError
-from lowrank.formats import PLAIN, fold, solve
+from lowrank.formats import FORMATS, PLAIN, Layout, fold, solve
 from lowrank.network import pointwise_shapes
 from lowrank.records import store
-from lowrank.sweeps.plan import identified, missing_of, planned
-from lowrank.sweeps.studies import FAULTS, SCALES, STUDIES, each, grid
+from lowrank.surgery.allocation import list_foldings
+from lowrank.sweeps.plan import configure, identified, missing_of, planned
+from lowrank.sweeps.studies import COMPRESSED, FAULTS, SCALES, STUDIES, grid
+
+
+def pixels(config):
+    return config.run("pixels")
+
+
+def smallest(config, form):
+    """The least share of the weights of a trained network of this form that ranks of one hold."""
+    kernel, held = (9 if form == "dense" else 1), 0
+    shapes = pointwise_shapes(config.width)
+    for outputs, inputs in shapes:
+        foldings = list_foldings(config.decomp, outputs, inputs, config.dims, kernel)
+        ones = [
+            Layout(config.decomp, folding, (1,) * len(FORMATS[config.decomp].largest(folding))) for folding in foldings
+        ]
+        held += min(layout.parameters for layout in ones)
+    return held / sum(outputs * inputs * kernel for outputs, inputs in shapes)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_run_of_every_study_is_valid_and_different(study, scale):
-    ids = [Config.of(parameters).run("pixels") for parameters in planned(study, scale)]
+    ids = [configure(parameters, pixels).run("pixels") for parameters in planned(study, scale)]
     assert len(ids) == len(set(ids)) > 1
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_setting_of_every_study_has_a_network_of_its_size(study, scale):
-    for parameters in each(planned(study, scale, seeds=1), {"dataset": "digits"}):
-        config = Config.of(parameters)
-        if config.decomp not in PLAIN:
+    for parameters in planned(study, scale, seeds=1, dataset="digits"):
+        config = configure(parameters, pixels)
+        if config.start:
+            assert smallest(config, parameters["start"]["decomp"]) <= config.budget
+        elif config.decomp not in PLAIN:
             shapes = pointwise_shapes(config.width)
             foldings = [fold(*shape, config.dims, rank_rule=config.rank_rule) for shape in shapes]
             size = {"budget": config.budget, "rank_scale": config.rank_scale}
             layouts = solve(config.decomp, foldings, rank_rule=config.rank_rule, **size)
             held = sum(layout.parameters for layout in layouts) / sum(layout.size for layout in layouts)
             assert 0 < held <= (config.budget or math.inf)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("form", PLAIN)
+def test_the_narrow_networks_are_as_large_as_those_that_were_decomposed(scale, form):
+    width = SCALES[scale]["width"]
+    with torch.device("meta"):
+        whole = lowrank.build(Config(decomp=form, width=width), classes=10)
+        narrow = [lowrank.build(Config(decomp=form, width=each), classes=10) for each in COMPRESSED[scale][form]]
+    held = sum((9 if form == "dense" else 1) * outputs * inputs for outputs, inputs in pointwise_shapes(width))
+    for budget, net in zip(COMPRESSED[scale]["budget"], narrow, strict=True):
+        decomposed = parameters_of(whole) - (1 - budget) * held
+        assert 0.75 < decomposed / parameters_of(net) < 1.33
+
+
+def parameters_of(net):
+    return sum(each.numel() for each in net.parameters())
 
 
 @pytest.mark.parametrize("scale", SCALES)
