@@ -1,6 +1,7 @@
 """The notebooks as people run them: through papermill, with good and bad parameters."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -74,6 +75,23 @@ def test_a_refusal_is_one_line_exit_1_and_nothing_but_the_failed_notebook(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
     (error,) = (each for each in outputs(output) if each["output_type"] == "error")
     assert len(error["traceback"]) == 1 and line in error["traceback"][0]
+
+
+def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(tmp_path):
+    output, parameters = (
+        tmp_path / "out.ipynb",
+        ["-p", "steps", "1", "-p", "decomp", "bottleneck", "-p", "budget", "0.2"],
+    )
+    done = papermill("compress-your-own.ipynb", output, *parameters, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = outputs(output)
+    assert not [each for each in shown if each.get("name") == "stderr"]
+    assert sum("image/png" in each.get("data", {}) for each in shown) == 1
+    tables = ["".join(each["data"]["text/html"]) for each in shown if "text/html" in each.get("data", {})]
+    counts = re.findall(r">([\d,]+)</td>", tables[-1])  # the column of parameters
+    trained, decomposed, trained_on = (int(count.replace(",", "")) for count in counts)
+    assert decomposed == trained_on < 0.21 * trained
+    assert list(tmp_path.iterdir()) == [output], "images that it made stay nowhere"
 
 
 @pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
