@@ -52,7 +52,7 @@ NARROW = {"smoke": [4, 6], "cpu": [5, 6, 7, 9, 10, 12, 17], "gpu": [16, 20, 26, 
 # Budgets to which trained networks are decomposed, epochs that they are then trained on, and the widths of the plain
 # networks that are as large, in the order of the budgets.
 COMPRESSED: dict[str, dict[str, list[Any]]] = {
-    "smoke": {"budget": [0.1, 0.5], "epochs": [0, 1], "separable": [4, 6], "dense": [3, 6]},
+    "smoke": {"budget": [0.25], "epochs": [0, 1], "separable": [5], "dense": [4]},
     "cpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [6, 7, 9], "dense": [4, 5, 8]},
     "gpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [18, 23, 33], "dense": [14, 20, 32]},
 }
