@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import os
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def cifar10_jpeg() -> Path:
     if not archive.is_file():
         pytest.skip(f"{archive} is missing; LOWRANK_CIFAR10_JPEG names another place")
     return archive
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Makes processes that start in a moment: they are forks of one that has imported torch."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["lowrank.sweep"])
+    return context
 
 
 @pytest.fixture

@@ -54,10 +54,16 @@ def runs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(runs, tmp_path_factory) -> Path:
+def kernel():
+    with figures.drawing_kernel() as kernel:
+        yield kernel
+
+
+@pytest.fixture(scope="module")
+def shared(kernel, runs, tmp_path_factory) -> Path:
     """What `make figures` writes."""
     folder = tmp_path_factory.mktemp("figures")
-    executed = {notebook.stem: figures.execute(notebook, folder, runs=str(runs)) for notebook in RUNS}
+    executed = {notebook.stem: figures.execute(kernel, notebook, folder, runs=str(runs)) for notebook in RUNS}
     (folder / "index.html").write_text(figures.page(executed))
     return folder
 
@@ -110,7 +116,7 @@ def test_html_in_an_answer_stays_text():
     assert "<script" not in shown and "<img" not in shown
 
 
-def test_another_accuracy_makes_another_sentence(shared, runs, tmp_path):
+def test_another_accuracy_makes_another_sentence(kernel, shared, runs, tmp_path):
     [notebook] = [notebook for notebook in RUNS if notebook.stem == "5-shoot-out"]
     before = figures.answer(nbformat.read(shared / notebook.name, as_version=4))
     table = analysis.evidence(lowrank.results(runs), "shoot-out").table
@@ -119,7 +125,7 @@ def test_another_accuracy_makes_another_sentence(shared, runs, tmp_path):
     content = path.read_bytes()
     try:
         write(path, json.dumps(json.loads(content) | {"test_accuracy": 0.99}).encode())
-        after = figures.answer(figures.execute(notebook, tmp_path, runs=str(runs)))
+        after = figures.answer(figures.execute(kernel, notebook, tmp_path, runs=str(runs)))
     finally:
         write(path, content)
     assert "**tucker_tt**" in after and after != before
