@@ -23,8 +23,17 @@ def cifar10_jpeg() -> Path:
 def forks():
     """Makes processes that start in a moment: they are forks of one that has imported torch."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["lowrank.sweep"])
+    context.set_forkserver_preload(["lowrank.sweep", "lowrank.trial", "torchvision"])
     return context
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A cluster that others started; its one worker is a thread of this process."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -55,15 +55,6 @@ def quick(log=print, **parameters) -> dict:
         return record(config.folder, run)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster that others started; its one worker is a thread of this process."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        yield cluster
-
-
 def pixels(dataset: str, fingerprint: str = "pixels") -> SimpleNamespace:
     """Data of that fingerprint, without any image."""
     return SimpleNamespace(fingerprint=fingerprint, train_labels=range(1497))
