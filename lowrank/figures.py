@@ -88,7 +88,7 @@ def running_kernel(**variables: str) -> Iterator[AsyncKernelManager]:
     """A kernel for one notebook after another, with these environment variables: each of its own imports torch anew."""
     kernel = AsyncKernelManager(kernel_name="python3")
     with environment(**variables):
-        run_sync(kernel.start_kernel)()
+        run_sync(kernel.start_kernel)(extra_arguments=["--HistoryManager.hist_file=:memory:"])
     try:
         yield kernel
     finally:

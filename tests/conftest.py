@@ -28,6 +28,15 @@ def forks():
 
 
 @pytest.fixture(scope="session")
+def kernel():
+    """A kernel for one notebook after another: each of its own would import torch anew."""
+    from lowrank.figures import running_kernel
+
+    with running_kernel() as kernel:
+        yield kernel
+
+
+@pytest.fixture(scope="session")
 def cluster():
     """A cluster that others started; its one worker is a thread of this process."""
     from distributed import LocalCluster

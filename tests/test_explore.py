@@ -18,6 +18,7 @@ import lowrank
 from lowrank import explore, layers, overview, plots, train
 from lowrank.config import DECOMPS, PLAIN, Config, InputError
 from lowrank.data import load as load_data
+from lowrank.figures import run_notebook, running_kernel
 from lowrank.landscape import Landscape
 from lowrank.results import Record, store
 
@@ -289,18 +290,18 @@ def test_start_here_links_to_every_notebook_and_to_nothing_else():
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+def executed(kernel, tmp_path_factory):
     """The notebooks of the front door, executed in this order over one folder of runs, from two working directories."""
     folder = tmp_path_factory.mktemp("executed")
-    small = ["-p", "width", "4", "-p", "epochs", "1"]
-    for name, home, parameters in (
-        ("0-start-here.ipynb", ROOT, small),
-        ("your-own.ipynb", NOTEBOOKS, small),
-        ("explore.ipynb", ROOT, []),
-    ):
-        command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / name), str(folder / name), *parameters]
-        done = subprocess.run([*command, "-p", "runs", str(folder / "runs")], cwd=home, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    small = {"width": 4, "epochs": 1}
+
+    def execute(kernel, name, cwd, **parameters):
+        run_notebook(kernel, NOTEBOOKS / name, folder / name, cwd, runs=str(folder / "runs"), **parameters)
+
+    execute(kernel, "0-start-here.ipynb", ROOT, **small)
+    with running_kernel() as other:  # it registers a form
+        execute(other, "your-own.ipynb", NOTEBOOKS, **small)
+    execute(kernel, "explore.ipynb", ROOT)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from types import SimpleNamespace
 import dask
 import pandas as pd
 import pytest
+from papermill import PapermillExecutionError
 
 from lowrank.cluster import check_address
 from lowrank.config import Config, InputError
 from lowrank.engine import attempt
+from lowrank.figures import run_notebook
 from lowrank.paths import ROOT
 from lowrank.plan import status
 from lowrank.results import FINAL, claim, named, record, store
@@ -268,27 +271,28 @@ def test_a_scheduler_elsewhere_without_tls_is_refused(address, tmp_path):
         check_address(address, insecure=True)
 
 
-def papermill(tmp_path, **parameters) -> tuple[int, str]:
-    given = [part for name, value in parameters.items() for part in ("-p", name, str(value))]
-    output = ["notebooks/sweep.ipynb", str(tmp_path / "sweep.ipynb"), "-p", "runs", str(tmp_path / "runs"), *given]
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *output]
+NOTEBOOK = ROOT / "notebooks" / "sweep.ipynb"
+
+
+def test_the_notebook_runs_a_study_and_a_second_time_nothing(kernel, tmp_path):
+    runs, executed = tmp_path / "runs", tmp_path / "sweep.ipynb"
+    small = {"width": 4, "epochs": 1, "batch_size": 512}
+    asked = {"study": "cp", "seeds": 1, "workers": 1, "runs": str(runs)} | small
+    given = [part for name, value in asked.items() for part in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOK), str(executed), *given]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return done.returncode, done.stderr
-
-
-def test_the_notebook_runs_a_study_and_a_second_time_nothing(tmp_path):
-    asked = {"study": "cp", "seeds": 1, "workers": 1, "width": 4}
-    code, error = papermill(tmp_path, **asked)
-    assert code == 0, error
-    table = pd.read_csv(tmp_path / "runs" / "results.csv")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(runs / "results.csv")
     assert set(table["status"]) == {"done"} and set(table["decomp"]) == {"cp"} and set(table["width"]) == {4}
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/record.json")}
-    assert papermill(tmp_path, **asked)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/record.json")}
+    run_notebook(kernel, NOTEBOOK, executed, cwd=ROOT, **asked)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert f"{len(table)} done, 0 to train" in (tmp_path / "sweep.ipynb").read_text()
+    assert f"{len(table)} done, 0 to train" in executed.read_text()
 
 
-def test_the_notebook_refuses_a_parameter_that_does_not_exist(tmp_path):
-    code, error = papermill(tmp_path, sheduler="tls://host:1")
-    assert code == 1 and "sheduler='tls://host:1': there is no such parameter; did you mean scheduler?" in error
+def test_the_notebook_refuses_a_parameter_that_does_not_exist(kernel, tmp_path):
+    line = "sheduler='tls://host:1': there is no such parameter; did you mean scheduler?"
+    asked = {"sheduler": "tls://host:1", "runs": str(tmp_path / "runs")}
+    with pytest.raises(PapermillExecutionError, match=re.escape(line)):
+        run_notebook(kernel, NOTEBOOK, tmp_path / "sweep.ipynb", cwd=ROOT, **asked)
     assert not (tmp_path / "runs").exists()
