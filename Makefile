@@ -32,7 +32,7 @@ bench: $(READY) ## set up, and time layers and training beside those of others: 
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/training.py
 
-figures: $(READY) ## set up, and execute the analysis notebooks from the committed records: two minutes
+figures: $(READY) ## set up, and execute the analysis notebooks from the committed records: a minute
 	$(BIN)/python -m lowrank.figures
 
 gist: ## share one of them by the gh command: make gist NB=5-shoot-out

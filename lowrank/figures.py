@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
-from jupyter_core.utils import run_sync
+from jupyter_client.utils import run_sync
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from .paths import ROOT
