@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError, refuse_unknown
-from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
+from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, default_rank_rule, uses_dims
 from .paths import located, runs_folder
 from .signatures import list_parameters
 
@@ -93,7 +93,9 @@ class Config:
         lambda v: 0 <= v <= 1,
     )
     rank_rule: str = choice(
-        "useful", "how ranks grow, useful, root, uniform or original (of 2019); see the README", RANK_RULES
+        "auto",
+        "how ranks grow, useful, root, uniform, original (of 2019) or auto (the best); see the README",
+        RANK_RULES,
     )
     init: str = choice(
         "random",
@@ -165,6 +167,8 @@ class Config:
     def __post_init__(self) -> None:
         for each in fields(self):
             object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
+        if self.rank_rule == "auto":
+            object.__setattr__(self, "rank_rule", default_rank_rule(self.decomp))
         if self.budget and self.rank_scale:
             raise InputError(f"budget={self.budget} and rank_scale={self.rank_scale}: only one of them may be set")
         if self.decomp in PLAIN:

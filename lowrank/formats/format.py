@@ -40,6 +40,7 @@ class Format:
     rank, such as a number of blocks, goes into `__init__`, with a `refusal` of the weights that it does not fit.
     """
 
+    rank_rule = "useful"  # of rank_rule="auto": where ranks serve its networks best, see notebooks/9-ranks.ipynb
     uses_dims = True  # False: it does not look at the modes, and `dims` is no parameter of its runs
 
     # --- it counts: integers only; `ranks` are positive, one for each of `largest`

@@ -42,7 +42,7 @@ def decompose(
     rank_scale: float = 0.0,
     error: float = 0.0,
     allocation: str = "",
-    rank_rule: str = "useful",
+    rank_rule: str = "auto",
     init: str = "weights",
     skip: Selectors = (),
     only: Selectors = (),
@@ -56,9 +56,9 @@ def decompose(
     `decomp` is the format: "tt" (tensor train), "tucker" (dense core), "tucker_tt" (Tucker whose core is a tensor
     train), "cp", "ring" (tensor ring), "bottleneck" (two thin matrices, never folded), or one that `lowrank.register`
     has made known. `dims`, 2 or more, is the number of modes that a weight [outputs, inputs] is folded into.
-    `rank_rule` says how the ranks of all layers grow together:
-    "useful", in proportion to the largest that the format can use, "root", to the square roots of those, "uniform",
-    all equal, or "original", as in the experiments of 2019. `contraction` is how a layer computes: "factors" (two
+    `rank_rule` says how the ranks of all layers grow together: "useful", in proportion to the largest that the format
+    can use, "root", to the square roots of those, "uniform", all equal, "original", as in the experiments of 2019, or
+    "auto", which of these trains best in that format. `contraction` is how a layer computes: "factors" (two
     thin products through the cut), "weight" (makes the weight, then one product), "cores" (one core after another), or
     "auto", the cheapest.
 
@@ -83,7 +83,7 @@ def decompose(
     """
     check(module, decomp, dims, rank_rule, init, allocation)
     if not allocation:
-        fitted = init == "weights" and rank_rule == "useful" and not any(each.is_meta for each in module.parameters())
+        fitted = init == "weights" and rank_rule == "auto" and not any(each.is_meta for each in module.parameters())
         allocation = "error" if fitted and not rank_scale else "even"
     by_hand = ranks if isinstance(ranks, Mapping) else {} if ranks is None else {"*": ranks}
     sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, budgets or {}, by_hand)
