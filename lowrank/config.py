@@ -76,8 +76,8 @@ def choice(default: str, doc: str, options: Collection[str], more: str = "") -> 
 class Config:
     """What decides a run.
 
-    Raises InputError, one line with the parameter, its value and what is allowed, where a value
-    has the wrong type or is out of range. Where a decomposition has neither `rank_scale` nor
+    Raises InputError, one line with the parameter, its value and what is allowed, if a value
+    has the wrong type or is out of range. If a decomposition has neither `rank_scale` nor
     `budget`, `rank_scale` becomes 0.5.
     """
 
@@ -262,7 +262,7 @@ def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
 
 
 def checked(parameter: Any, value: Any) -> Any:
-    """The value of one Config field, an int made a float or a str where that is meant; raises InputError.
+    """The value of one Config field, an int made a float or a str if that is meant; raises InputError.
 
     numpy's numbers are numbers, and paths may be Paths.
     """

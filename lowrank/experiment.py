@@ -91,7 +91,7 @@ def reuse_record(config: Config, name: str, log: Log) -> dict[str, Any] | None:
 def build(config: Config, classes: int) -> nn.Module:
     """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
 
-    Raises InputError where the budget cannot be met.
+    Raises InputError if the budget cannot be met.
     """
     torch.manual_seed(config.seed)
     net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
@@ -197,7 +197,7 @@ def device_name() -> str:
 
 
 def revision() -> str:
-    """The commit of the code, "+dirty" where the code differs from it; empty outside a checkout."""
+    """The commit of the code, "+dirty" if the code differs from it; empty outside a checkout."""
     try:
         sha = git("rev-parse", "--short=12", "HEAD")
         return sha + ("+dirty" if git("status", "--porcelain", "--", "lowrank") else "")

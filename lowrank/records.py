@@ -155,7 +155,7 @@ def table(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> bytes:
 def collect(runs: Path) -> None:
     """Brings runs/results.csv up to date with the records; safe in many processes at once.
 
-    Raises InputError where it cannot be written.
+    Raises InputError if it cannot be written.
     """
     with claim(runs):
         sweep_up(runs)

@@ -15,7 +15,8 @@ from .data.dataset import standardise
 from .experiment import READING, best_device, build
 from .paths import runs_folder
 from .records import record as stored
-from .train import EVALUATION_BATCH, autocast
+from .surgery.parts import evaluating
+from .train import EVALUATION_BATCH, compute_logits
 
 
 def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
@@ -66,16 +67,8 @@ def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarra
     if reading.keys() != set(READING):
         given = "network" if net is run else f"run={run.get('run') if isinstance(run, Mapping) else run!r}"
         raise InputError(f"{given} does not say how its images were normalised; allowed: lowrank.load's of a newer run")
-    device, training = next(net.parameters()).device, net.training
-    mean, deviation = reading["mean"].to(device), reading["deviation"].to(device)
-    logits = []
-    net.eval()
-    for some in images.to(device).split(EVALUATION_BATCH):
-        x = standardise(some, mean, deviation)
-        with autocast(reading["precision"], device):
-            some_logits = net(x).float()
-            if reading["mirror"]:
-                some_logits = (some_logits + net(x.flip(3)).float()) / 2
-        logits.append(some_logits.cpu())
-    net.train(training)
-    return torch.cat(logits)
+    device = next(net.parameters()).device
+    moments = reading["mean"].to(device), reading["deviation"].to(device)
+    parts = (standardise(some, *moments) for some in images.to(device).split(EVALUATION_BATCH))
+    with evaluating(net):
+        return torch.cat([compute_logits(net, x, reading["precision"], reading["mirror"]).cpu() for x in parts])

@@ -15,7 +15,14 @@ from .format import Format
 from .registry import FORMATS, PLAIN
 
 BUILT_IN = (*PLAIN, *FORMATS)
-SIZES = [(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (32, 64, 4, 1), (48, 32, 5, 1)]  # as `fold` has them
+CHECKED = [
+    (12, 8, 4, 1),
+    (8, 12, 3, 1),
+    (7, 5, 2, 1),
+    (6, 4, 3, 9),
+    (32, 64, 4, 1),
+    (48, 32, 5, 1),
+]  # as of fold
 CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
 
 
@@ -32,9 +39,9 @@ def register(decomp: str, form: Format) -> None:
     if not isinstance(form, Format):
         raise InputError(f"decomp={decomp!r}: form={form!r}; allowed: an object of a class derived from lowrank.Format")
     with torch.random.fork_rng(devices=[]):  # what comes after draws as if nothing had been checked
-        checked = [check_format(decomp, form, fold(*size)) for size in SIZES]
+        checked = [check_format(decomp, form, fold(*size)) for size in CHECKED]
     if not any(checked):
-        sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in SIZES)
+        sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in CHECKED)
         raise InputError(f"decomp={decomp!r}: its `refusal` allows none of the weights that it is checked on: {sizes}")
     FORMATS[decomp] = form
     path.cache_clear()
@@ -114,7 +121,7 @@ def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...])
 
 
 def core_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
-    """Of the cores that it starts with and fits, if it does."""
+    """What is wrong with the cores that it starts with and those that it fits, if it does either."""
     weight = torch.randn(folding.outputs, folding.inputs)
     found = {"start": form.start(folding, ranks), "fit": form.fit(weight, folding, ranks)}
     for name, cores in found.items():

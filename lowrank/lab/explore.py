@@ -31,7 +31,7 @@ from ..surgery.inventory import summary
 from ..train import steps_an_epoch
 from ..weights import load
 from . import plots
-from .anatomy import anatomy
+from .anatomy import draw_anatomy
 from .controls import at_controls, controlled, picture
 from .landscape import Landscape, LivePicture
 
@@ -262,7 +262,7 @@ def one_layer(runs: str = "runs") -> None:
             block = network(run).get_submodule(layer).convolution
         except InputError as error:
             return [HTML(f"<p>{html.escape(str(error))}</p>")]
-        return [picture(anatomy(getattr(block, "pointwise", block)))]
+        return [picture(draw_anatomy(getattr(block, "pointwise", block)))]
 
     names = list(sizes(Config()).index[:-2])
     layers = partial(widgets.Dropdown, options=names)

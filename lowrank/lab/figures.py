@@ -23,7 +23,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from ..paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]-*.ipynb"))[1:]  # 0-start-here trains
-FORMATS = {"image/png": "png", "application/pdf": "pdf", "image/svg+xml": "svg"}
+ENDINGS = {"image/png": "png", "application/pdf": "pdf", "image/svg+xml": "svg"}
 KERNEL = "c.InlineBackend.figure_formats = {'png', 'pdf', 'svg'}\n"
 PAGE = """<!doctype html>
 <html lang="en">
@@ -118,7 +118,7 @@ def keep_pictures(notebook: nbformat.NotebookNode, folder: Path, name: str) -> N
     for old in folder.glob(f"{name}-*"):
         old.unlink()
     for number, data in enumerate(pictures(notebook), start=1):
-        for kind, ending in FORMATS.items():
+        for kind, ending in ENDINGS.items():
             content = data[kind] if kind == "image/png" else data.pop(kind)
             file = folder / f"{name}-{number}.{ending}"
             file.write_bytes(content.encode() if ending == "svg" else base64.b64decode(content))

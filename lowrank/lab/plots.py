@@ -37,7 +37,7 @@ COLOURS = {
     "ring": "#CC79A7",
 }
 MARKERS = dict(zip(COLOURS, "sDvo^Ph*", strict=True))  # for print without colour
-OWN = ("#7B3294", "#8C510A", "#A50026")  # of decompositions of a user's own, which are circles
+OTHER_COLOURS = ("#7B3294", "#8C510A", "#A50026")  # of decompositions of a user's own, which are circles
 APART = 0.011  # of the axis, between formats side by side around the mark of their budget
 PARTS = {"train": "bottleneck", "validation": "ring", "test": "tt"}  # of the images, with whose colour they are drawn
 FAINT = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
@@ -154,10 +154,10 @@ def draw_group(ax: Axes, runs: pd.DataFrame, rows: pd.DataFrame, colour: Any, la
 
 
 def colours(by: str, values: Iterable[Any]) -> dict[Any, Any]:
-    """Of each value of `by`, in order: the house's of a decomposition, from dark to light of numbers."""
+    """A colour for each value of `by`, in order: decompositions have their own, numbers go from dark to light."""
     values = set(values)
     if by == "decomp":
-        own = zip(sorted(values.difference(COLOURS)), cycle(OWN), strict=False)
+        own = zip(sorted(values.difference(COLOURS)), cycle(OTHER_COLOURS), strict=False)
         return {decomp: colour for decomp, colour in (COLOURS | dict(own)).items() if decomp in values}
     return dict(zip(sorted(values), plt.get_cmap("viridis")(np.linspace(0, 0.8, len(values))), strict=True))
 

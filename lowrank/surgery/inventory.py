@@ -14,7 +14,7 @@ from ..layers import Decomposed, decomposed_type, describe_layer, kernel_size
 from .parts import CONVOLUTION, LAYERS, LAZY, Part, copy_module, run_example, survey
 
 COUNTED = (*LAYERS, nn.MultiheadAttention)
-COLUMNS = (
+HEADINGS = (
     "decomp", "shape", "modes", "ranks", "weights", "parameters", "share", "contraction", "multiply_adds", "error",
     "left",
 )  # fmt: skip
@@ -39,7 +39,7 @@ def summary(module: nn.Module, image: tuple[int, ...] | None = None, example: An
         if first != part.name:
             row |= {"weights": 0, "parameters": 0, "share": 1.0, "left": row["left"] or f"tied to {first}"}
         rows[part.name] = row
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS)).rename_axis("layer")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(HEADINGS)).rename_axis("layer")
     return table.fillna({"modes": "", "ranks": "", "contraction": "", "error": 0.0})
 
 

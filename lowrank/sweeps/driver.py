@@ -34,8 +34,8 @@ from .engine import Engine, Outcome, failed, run_trial
 from .plan import Study, announce, final_record, identified, planned, rows_of, work_of
 
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
-REFRESH = 10  # seconds between two pictures of the state
-LOOK = 0.1  # seconds between two looks for an interrupt
+REDRAW = 10  # seconds between two pictures of the state
+GLANCE = 0.1  # seconds between two looks for an interrupt
 ENDING = 1  # seconds that an interrupted sweep waits for Dask to end; its workers are killed before that
 LONGEST = 10**6  # minutes of a timeout
 
@@ -56,7 +56,7 @@ def keep(config: Config, run: str, outcome: Outcome) -> str:
 
 
 def check_space(folder: Path, runs: int) -> None:
-    """Raises InputError where the folder cannot be written or has no space for the records of so many runs."""
+    """Raises InputError if the folder cannot be written or has no space for the records of so many runs."""
     collect(folder)
     free = shutil.disk_usage(folder).free
     if free < runs * SPACE:
@@ -113,7 +113,7 @@ def received(
     while not interrupts.pressed:
         tick()
         try:
-            event = engine.events.get(timeout=LOOK)
+            event = engine.events.get(timeout=GLANCE)
         except Empty:
             continue
         if event is None:
@@ -141,7 +141,7 @@ def run_missing(
             shown = time.monotonic()
             for run, outcome in received(engine, interrupts, log, lambda: progress.tick(engine.workers)):
                 progress.add(run, keep(engine.missing[run], run, outcome))
-                if not progress.work or time.monotonic() - shown > REFRESH:
+                if not progress.work or time.monotonic() - shown > REDRAW:
                     show()
                     shown = time.monotonic()
         progress.finish()

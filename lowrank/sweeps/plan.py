@@ -20,7 +20,18 @@ from .studies import SCALES, SEEDS, STUDIES, each
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
 NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
-OWN = ["study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout"]
+SWITCHES = [
+    "study",
+    "scale",
+    "seeds",
+    "runs",
+    "dataset",
+    "scheduler",
+    "insecure",
+    "slots_per_gpu",
+    "workers",
+    "timeout",
+]
 
 
 def planned(
@@ -38,7 +49,7 @@ def planned(
         raise InputError(f"scale={scale!r}; allowed: {', '.join(SCALES)}")
     if type(seeds) is not int or seeds < 0:
         raise InputError(f"seeds={seeds!r}; allowed: an int, 0 or more")
-    refuse_unknown(overrides, [*OWN, *(each.name for each in fields(Config))])
+    refuse_unknown(overrides, [*SWITCHES, *(each.name for each in fields(Config))])
     runs = study
     if isinstance(study, str):
         runs, seeds = each([SCALES[scale]], *STUDIES[study][scale]), seeds or SEEDS[scale]
@@ -63,7 +74,7 @@ def read_data(dataset: str) -> Any:
 
 
 def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
-    """The Config of every run under its id; raises InputError, before anything runs, where one is not possible."""
+    """The Config of every run under its id; raises InputError, before anything runs, if one is not possible."""
     configs = [Config.of(parameters) for parameters in runs]
     data = {dataset: read_data(dataset) for dataset in {config.dataset for config in configs}}
     configs = [config.fitted(len(data[config.dataset].train_labels)) for config in configs]
@@ -85,7 +96,7 @@ def work_of(configs: dict[str, Config]) -> dict[str, float]:
 
 
 def multiply_adds(config: Config) -> int:
-    """Of one image forward; 1 if there can be no such network."""
+    """The multiply-adds of one image forward; 1 if there can be no such network."""
     names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
     with suppress(InputError):
         return count_multiply_adds(**{name: getattr(config, name) for name in names})

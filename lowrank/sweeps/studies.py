@@ -9,7 +9,7 @@ was chosen is reported. A study of your own is a list:
     mine = grid(decomp=["tt", "ring"], dims=[3, 4], budget=[0.1, 0.3], dataset=["digits"], epochs=[4])
     sweep(mine, seeds=3)
 
-How many seeds: SEEDS of every setting, more where a run says `seed` itself. A contest that is open after those (the
+How many seeds: SEEDS of every setting, more if a run says `seed` itself. A contest that is open after those (the
 simultaneous 95% interval holds 0 and reaches beyond 1 point) gets two seeds more on both sides, at most three times;
 intervals are then those of three looks at the data (Bonferroni), and nothing else decides when to stop.
 """
@@ -98,7 +98,7 @@ def baselines(scale: str) -> list[dict[str, Any]]:
 
 
 def precision(scale: str) -> list[dict[str, Any]]:
-    """Half against full precision (bfloat16 crawls where a processor does not know it)."""
+    """Half against full precision (bfloat16 crawls if a processor does not know it)."""
     forms = [*grid(decomp=["separable"]), *each(best("cp"), {"budget": 0.1})]
     return each(forms, *grid(precision=PRECISIONS[scale], seed=range(4)))
 
@@ -152,7 +152,7 @@ def rank_placement(scale: str) -> list[dict[str, Any]]:
 
 
 def null_control(scale: str) -> list[dict[str, Any]]:
-    """Of 2 modes, CP and a tensor train are a bottleneck by another name: what differs between them is chance."""
+    """CP and a tensor train of 2 modes are a bottleneck by another name: what differs between the three is chance."""
     return each([{"decomp": "bottleneck"}, *grid(decomp=["tt", "cp"], dims=[2])], {"budget": 0.1})
 
 

@@ -91,7 +91,7 @@ def shown_by(show, monkeypatch, **values):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"share": 0.1}, "11,264 parameters: the red line below"),
+        ({"share": 0.1}, "11,272 parameters: the red line below"),
         ({"share": 1.0, "width": 64}, "right of the picture below, which ends at"),
         ({"share": 0.05, "width": 8}, "left of the picture below, which ends at"),
         ({"share": 0.01}, "budget=0.01: the smallest tt"),
