@@ -79,6 +79,9 @@ class Config:
     Raises InputError, one line with the parameter, its value and what is allowed, if a value
     has the wrong type or is out of range. If a decomposition has neither `rank_scale` nor
     `budget`, `rank_scale` becomes 0.5.
+
+    >>> lowrank.Config(decomp="cp", budget=0.1)
+    Config(decomp='cp', budget=0.1, rank_rule='root')
     """
 
     decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS, OR_YOUR_OWN)

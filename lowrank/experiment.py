@@ -54,6 +54,11 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     after its last whole epoch; one that is done without the weights that `save_weights` asks for is trained anew.
     Returns the record, a row of `lowrank.results`. Raises InputError, one line, before any work if a parameter cannot
     be.
+
+    >>> record = lowrank.run(decomp="tt", dims=3, budget=0.5, dataset="digits", width=4, epochs=1)
+    run ... is already done: its record is returned, nothing is trained
+    >>> record["parameters"], record["compression"]
+    (3104, 0.5)
     """
     for name, value in (("log", log), ("watch", watch or print)):
         if not callable(value):
@@ -92,6 +97,9 @@ def build(config: Config, classes: int) -> nn.Module:
     """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
 
     Raises InputError if the budget cannot be met.
+
+    >>> lowrank.build(lowrank.Config(decomp="tt", dims=3, budget=0.5, width=4), classes=10)
+    Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
     """
     torch.manual_seed(config.seed)
     net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)

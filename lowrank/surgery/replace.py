@@ -80,6 +80,11 @@ def decompose(
     find the layers whose cores the output does not follow.
 
     Raises InputError, one line that names the argument or the layer, if something of this cannot be.
+
+    >>> net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    >>> small = lowrank.decompose(net, decomp="tt", dims=3, budget=0.25, skip="2")
+    >>> [tuple(core.shape) for core in small[0].cores]
+    [(1, 64, 7), (7, 8, 8), (8, 8, 1)]
     """
     check(module, decomp, dims, rank_rule, init, allocation)
     if not allocation:
@@ -200,6 +205,11 @@ def assign(layer: Decomposed, weight: Tensor) -> None:
     """Fit the cores of a decomposed layer, in place, to a weight of the dense layer's shape; sets `layer.error`.
 
     Raises InputError if the layer is not a decomposed one or cannot have this weight.
+
+    >>> layer = lowrank.decompose(nn.Linear(64, 64), decomp="tt", budget=0.25)
+    >>> lowrank.assign(layer, torch.ones(64, 64))
+    >>> torch.allclose(layer.weight, torch.ones(64, 64), atol=1e-4)
+    True
     """
     if not isinstance(layer, Decomposed):
         raise InputError(f"layer={type(layer).__name__}; allowed: a layer that lowrank.decompose made")
@@ -252,7 +262,11 @@ def followed(module: nn.Module, parameters: Mapping[str, Sequence[nn.Parameter]]
 @torch.inference_mode(False)
 @torch.no_grad()
 def densify(module: nn.Module) -> nn.Module:
-    """A copy of the module with every decomposed layer made a plain one again, with the weight that its cores make."""
+    """A copy of the module with every decomposed layer made a plain one again, with the weight that its cores make.
+
+    >>> lowrank.densify(lowrank.decompose(nn.Linear(64, 64), decomp="ring", budget=0.25))
+    Linear(in_features=64, out_features=64, bias=True)
+    """
     net = copy_module(module)
     weights: dict[tuple[int, ...], nn.Parameter] = {}
     for part in survey(net):

@@ -183,6 +183,12 @@ def sweep(
     address or a Dask cluster. A run that takes longer than `timeout` minutes (0: no limit) is ended as failed. `show`
     is given the table now and then. Raises InputError before the first trial if something cannot be run or stored;
     Stopped, one line, when interrupted. Interrupted, killed or repeated, it goes on where it was.
+
+    >>> study = lowrank.grid(decomp=["tt"], dims=[3], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
+    >>> table = lowrank.sweep(study)
+    own grid: 1 runs, 1 done, 0 to train
+    >>> table["parameters"].tolist()
+    [3104]
     """
     configs: dict[str, Config] = {}
     interrupts = Interrupts()

@@ -20,18 +20,8 @@ from .studies import SCALES, SEEDS, STUDIES, each
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
 NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
-SWITCHES = [
-    "study",
-    "scale",
-    "seeds",
-    "runs",
-    "dataset",
-    "scheduler",
-    "insecure",
-    "slots_per_gpu",
-    "workers",
-    "timeout",
-]
+# what a sweep is given beside the parameters of its runs
+SWITCHES = "study scale seeds runs dataset scheduler insecure slots_per_gpu workers timeout".split()
 
 
 def planned(
@@ -138,6 +128,10 @@ def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs
 
     The parameters are those of `lowrank.sweep`. Columns: `run`, `status`, the parameters that vary, `test_accuracy`,
     and of a failed run `reason` and `log`, the file of what it said.
+
+    >>> study = lowrank.grid(decomp=["tt"], dims=[3, 4], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
+    >>> lowrank.status(study)[["status", "dims"]].to_dict("records")
+    [{'status': 'done', 'dims': 3}, {'status': 'remaining', 'dims': 4}]
     """
     rows = []
     for run, config in identified(planned(study, scale, seeds, runs=runs, **overrides)).items():

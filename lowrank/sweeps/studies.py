@@ -62,7 +62,11 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @show_parameters(Config, given=False, listed=True)
 def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
-    """Every combination of the listed values, one dictionary a run: `grid(decomp=["tt", "cp"], dims=[3, 4])`."""
+    """Every combination of the listed values, one dictionary a run.
+
+    >>> lowrank.grid(decomp=["tt", "cp"], dims=[3, 4])[:2]
+    [{'decomp': 'tt', 'dims': 3}, {'decomp': 'tt', 'dims': 4}]
+    """
     for name, values in lists.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise InputError(f"{name}={values!r}: a grid takes a list of values, {name}=[{values!r}]")
