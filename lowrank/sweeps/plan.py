@@ -21,7 +21,9 @@ from .studies import SCALES, SEEDS, STUDIES, each
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
 NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
 # what a sweep is given beside the parameters of its runs
-SWITCHES = "study scale seeds runs dataset scheduler insecure slots_per_gpu workers timeout".split()
+SWITCHES = [
+    "study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout",
+]  # fmt: skip
 
 
 def planned(
