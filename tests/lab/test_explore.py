@@ -177,21 +177,6 @@ def test_a_table_of_runs_says_nothing_that_does_not_apply(published):
     assert "9.0 times" in dense and "900" not in dense
 
 
-@pytest.mark.parametrize(
-    ("setting", "right", "said"),
-    [
-        ({"batch_size": 512, "epochs": 24}, 0.1, "2 steps an epoch, 48 in all: few; try `batch_size` 64."),
-        ({"batch_size": 64, "epochs": 1}, 0.1, ": few; try more `epochs`."),
-        ({"batch_size": 16, "epochs": 30, "learning_rate": 0.4}, 0.1, ": enough; try another `learning_rate`"),
-        ({"batch_size": 64, "epochs": 24}, 0.95, "are recognised"),
-    ],
-)
-def test_a_run_at_chance_is_called_so_and_told_what_to_try(setting, right, said):
-    config, data = Config(dataset="digits", **setting), load_data("digits")
-    text = explore.judge_run({"status": "done", "test_accuracy": right}, config, data).data
-    assert said in text and ("no better than guessing" in text) == (right == 0.1)
-
-
 def test_objects_have_a_short_repr_and_an_html_table(tmp_path):
     config = Config(dims=4, budget=0.5, **SMALL)
     assert eval(repr(config)) == config and len(repr(config)) < 150
