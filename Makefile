@@ -33,7 +33,7 @@ bench: $(READY) ## set up, and time layers and training beside those of others: 
 	$(BIN)/python benchmarks/training.py
 
 figures: $(READY) ## set up, and execute the analysis notebooks from the committed records: a minute
-	$(BIN)/python -m lowrank.figures
+	$(BIN)/python -m lowrank.lab.figures
 
 gist: ## share one of them by the gh command: make gist NB=5-shoot-out
 	@test -f "figures/$(NB).ipynb" || { echo "NB=$(NB): allowed are $(basename $(notdir $(wildcard figures/*.ipynb)))"; exit 1; }

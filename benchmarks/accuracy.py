@@ -26,8 +26,8 @@ from pipelines import Numpy, Pipeline
 
 from lowrank.config import Config, dataset_name
 from lowrank.data import load
+from lowrank.experiment import build
 from lowrank.train import Loop, State, train
-from lowrank.trial import build
 
 WAYS, SEEDS = ("2018", "lowrank"), range(3)
 SETTING = {"decomp": "separable", "width": 16, "epochs": 6, "batch_size": 512, "precision": "float32"}

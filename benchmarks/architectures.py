@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 import lowrank
 from lowrank.layers import Decomposed
-from lowrank.parts import run_example
+from lowrank.surgery.parts import run_example
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers")
 SETTING = {"decomp": "bottleneck", "rank_scale": 0.05, "init": "random"}

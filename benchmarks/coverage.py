@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from machine import store
 
-from lowrank import narrow
-from lowrank.inference import UNEQUAL, against, among, combine, group_runs, main_effects
+from lowrank.lab import narrow
+from lowrank.lab.inference import UNEQUAL, against, among, combine, group_runs, main_effects
 
 FORMATS, BUDGETS, WIDTHS = ["bottleneck", "tt", "tucker", "cp", "ring"], [0.05, 0.1, 0.25], [5, 6, 7, 9, 10, 12, 17]
 SPREADS = {"equal": {}, "differing": {0.05: 1.32, 0.1: 1.13, 0.25: 0.86, 0.0: 0.9}, "heavy tails": {}}

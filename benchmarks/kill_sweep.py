@@ -21,15 +21,18 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from multiprocessing import Process
 from pathlib import Path
 
 import pandas as pd
 
 from lowrank.config import Config
-from lowrank.results import FINAL, claim, record, store
-from lowrank.studies import grid
-from lowrank.sweep import sweep
+from lowrank.data import load
+from lowrank.files import claim
+from lowrank.records import FINAL, record, store
+from lowrank.sweeps.driver import sweep
+from lowrank.sweeps.studies import grid
 
 SECONDS = 0.5  # a run, on average
 ZERO = ["lost", "torn", "duplicated", "trained again", "tables that pandas could not read"]
@@ -43,10 +46,16 @@ def note(folder: Path, line: str) -> None:
     os.close(journal)
 
 
+@cache
+def pixels() -> str:
+    """What the ids of runs on digits are made of."""
+    return load("digits").fingerprint
+
+
 def short(log=print, **parameters) -> dict:
     """Stands in for training: same claim, same store, and a journal of what was begun and what was stored."""
     config = Config.of(parameters)
-    run = config.run("pixels")
+    run = config.run(pixels())
     with claim(config.folder / run):
         found = record(config.folder, run)
         if found and found["status"] in FINAL:
@@ -60,7 +69,6 @@ def short(log=print, **parameters) -> dict:
 
 def drive(folder: Path) -> None:
     """One of the two sweeps."""
-    sys.modules["lowrank.plan"].fingerprint = lambda dataset: "pixels"
     start = time.monotonic()
     sweep(STUDY, runs=str(folder), trial=short, workers=2, log=lambda line: None)
     print(f"{time.monotonic() - start:.2f}")

@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from lowrank.config import Config
-from lowrank.data import FULL, SIZE, Data
+from lowrank.data.augmentation import FULL
+from lowrank.data.dataset import Data
+from lowrank.data.images import SIZE
+from lowrank.experiment import build
 from lowrank.network import compute_blocks_by
 from lowrank.train import rate, steps_an_epoch
-from lowrank.trial import build
 
 CPU = torch.device("cpu")
 

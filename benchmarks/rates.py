@@ -18,7 +18,7 @@ from machine import machine, store
 
 import lowrank
 from lowrank.config import dataset_name
-from lowrank.studies import each, grid
+from lowrank.sweeps.studies import each, grid
 
 SETTINGS = [
     {"decomp": "bottleneck", "budget": 0.1},

@@ -17,7 +17,7 @@ from machine import machine, store
 
 import lowrank
 from lowrank.config import INGREDIENTS, dataset_name
-from lowrank.studies import each, grid
+from lowrank.sweeps.studies import each, grid
 
 NETWORKS = {"separable": {"decomp": "separable"}, "tt": {"decomp": "tt", "dims": 4, "budget": 0.1}}
 SETTING = {"width": 16, "epochs": 8, "batch_size": 512}

@@ -42,8 +42,8 @@ def work(setting: dict) -> None:
 
     from lowrank.config import Config
     from lowrank.data import load
+    from lowrank.experiment import build
     from lowrank.train import Loop
-    from lowrank.trial import build
 
     torch.set_num_threads(THREADS)
     torch.set_flush_denormal(True)

@@ -26,11 +26,11 @@ from machine import machine, store
 from pipelines import Numpy, Pipeline, Torchvision
 
 from lowrank.config import Config
-from lowrank.data import Data, assembled
+from lowrank.data.dataset import Data, assembled
+from lowrank.experiment import build
 from lowrank.hardware.precision import resolved_precision
-from lowrank.studies import FORMS, grid
+from lowrank.sweeps.studies import FORMS, grid
 from lowrank.train import Loop
-from lowrank.trial import build
 
 WIDTHS, THREADS, BATCH, ROUNDS, WARM_UP = (16, 64), 2, 512, 5, 1
 NETWORKS = {

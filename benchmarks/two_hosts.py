@@ -15,14 +15,18 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from lowrank.config import Config
-from lowrank.results import FINAL, claim, record, store
-from lowrank.studies import grid
-from lowrank.sweep import sweep
+from lowrank.data import load
+from lowrank.files import claim
+from lowrank.records import FINAL, record, store
+from lowrank.sweeps import driver
+from lowrank.sweeps.driver import sweep
+from lowrank.sweeps.studies import grid
 
 RUNS, SECONDS = 60, 1.0
 FIRST, SECOND = "10.77.0.1", "10.77.0.2"
@@ -31,10 +35,16 @@ DASK = [sys.executable, "-m", "dask"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
+@cache
+def pixels() -> str:
+    """What the ids of runs on digits are made of."""
+    return load("digits").fingerprint
+
+
 def short(log=print, **parameters) -> dict:
     """Stands in for training: stores on the host where it runs, and says which that was."""
     config = Config.of(parameters)
-    run = config.run("pixels")
+    run = config.run(pixels())
     with claim(config.folder / run):
         found = record(config.folder, run)
         if found and found["status"] in FINAL:
@@ -94,8 +104,7 @@ def main(folder: Path) -> None:
             subprocess.run(["nsenter", "-t", str(host.pid), "-n", "ip", "link", "set", "far", "down"], check=True)
             cut_off.append(SECOND)
 
-    sys.modules["lowrank.plan"].fingerprint = lambda dataset: "pixels"
-    sys.modules["lowrank.sweep"].REFRESH = 8
+    driver.REDRAW = 8
     study = grid(decomp=["tt"], dataset=["digits"], precision=["float32"], seed=range(RUNS))
     table = sweep(study, scheduler=ADDRESS, runs=str(folder / "runs"), trial=short, show=cut)
     for process in (first, scheduler, host):

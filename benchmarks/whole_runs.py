@@ -32,11 +32,12 @@ from pipelines import Numpy, Pipeline
 
 import lowrank
 from lowrank.config import DECOMPS, Config, dataset_name
-from lowrank.data import Data, load
+from lowrank.data import load
+from lowrank.data.dataset import Data
+from lowrank.experiment import best_device, build, device_name
 from lowrank.hardware.precision import resolved_precision
-from lowrank.studies import grid
+from lowrank.sweeps.studies import grid
 from lowrank.train import Loop
-from lowrank.trial import best_device, build, device_name
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "dense": {"decomp": "dense"},

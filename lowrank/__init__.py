@@ -7,15 +7,13 @@ from .config import Config, InputError
 from .formats import Format
 from .formats.own import register
 from .lazy import HOMES, MODULES, load_name
-from .rates import parameter_groups
-from .results import history
-from .studies import grid
+from .optimiser import parameter_groups
 from .surgery import assign, decompose, densify
+from .sweeps.studies import grid
 
 __version__ = "0.1.0"
 __all__ = [
-    "Config", "Format", "InputError", "assign", "decompose", "densify", "grid", "history", "parameter_groups",
-    "register", *HOMES,
+    "Config", "Format", "InputError", "assign", "decompose", "densify", "grid", "parameter_groups", "register", *HOMES,
 ]  # fmt: skip
 
 

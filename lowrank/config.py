@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError, refuse_unknown
-from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
+from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, default_rank_rule, uses_dims
 from .paths import located, runs_folder
 from .signatures import list_parameters
 
@@ -76,9 +76,12 @@ def choice(default: str, doc: str, options: Collection[str], more: str = "") -> 
 class Config:
     """What decides a run.
 
-    Raises InputError, one line with the parameter, its value and what is allowed, where a value
-    has the wrong type or is out of range. Where a decomposition has neither `rank_scale` nor
+    Raises InputError, one line with the parameter, its value and what is allowed, if a value
+    has the wrong type or is out of range. If a decomposition has neither `rank_scale` nor
     `budget`, `rank_scale` becomes 0.5.
+
+    >>> lowrank.Config(decomp="cp", budget=0.1)
+    Config(decomp='cp', budget=0.1, rank_rule='root')
     """
 
     decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS, OR_YOUR_OWN)
@@ -93,7 +96,9 @@ class Config:
         lambda v: 0 <= v <= 1,
     )
     rank_rule: str = choice(
-        "useful", "how ranks grow, useful, root, uniform or original (of 2019); see the README", RANK_RULES
+        "auto",
+        "how ranks grow, useful, root, uniform, original (of 2019) or auto (the best); see the README",
+        RANK_RULES,
     )
     init: str = choice(
         "random",
@@ -165,6 +170,8 @@ class Config:
     def __post_init__(self) -> None:
         for each in fields(self):
             object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
+        if self.rank_rule == "auto":
+            object.__setattr__(self, "rank_rule", default_rank_rule(self.decomp))
         if self.budget and self.rank_scale:
             raise InputError(f"budget={self.budget} and rank_scale={self.rank_scale}: only one of them may be set")
         if self.decomp in PLAIN:
@@ -258,7 +265,7 @@ def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
 
 
 def checked(parameter: Any, value: Any) -> Any:
-    """The value of one Config field, an int made a float or a str where that is meant; raises InputError.
+    """The value of one Config field, an int made a float or a str if that is meant; raises InputError.
 
     numpy's numbers are numbers, and paths may be Paths.
     """

@@ -6,32 +6,37 @@ bring: `train` reads data sets, `sweep` trains many networks, `lab` is for noteb
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from .errors import MissingPackage
 
 PACKAGES = {"train": ("PIL", "sklearn", "torchvision"), "sweep": ("dask", "distributed", "tornado")}  # by import name
 HOMES: dict[str, tuple[str, ...]] = {  # of each name: its module, and the extras without which it is of no use
-    "build": ("trial", "train"),
+    "build": ("experiment", "train"),
+    "history": ("records",),
     "load": ("weights", "train"),
     "predict": ("weights", "train"),
-    "results": ("table",),
-    "run": ("trial", "train"),
-    "status": ("plan", "train"),
-    "summary": ("summary",),
-    "sweep": ("sweep", "train", "sweep"),
+    "results": ("records",),
+    "run": ("experiment", "train"),
+    "status": ("sweeps.plan", "train"),
+    "summary": ("surgery.inventory",),
+    "sweep": ("sweeps.driver", "train", "sweep"),
 }
-MODULES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+ROOMS = ("", "lab", "sweeps")  # whose modules are found as lowrank.plots or lowrank.studies
+MODULES = {
+    path.stem: ".".join(filter(None, (room, path.stem)))
+    for room in ROOMS
+    for path in sorted((Path(__file__).parent / room).glob("[a-z]*"))
+    if path.suffix == ".py" or path.is_dir()
+}
 
 
 def load_name(name: str) -> Any:
     """A name of HOMES or a module of lowrank. Raises MissingPackage, one line, if that needs an extra."""
-    module, *extras = HOMES.get(name, (name,))
+    module, *extras = HOMES.get(name) or (MODULES[name],)
     for package in (package for extra in extras for package in PACKAGES[extra]):
         if find_spec(package) is None:
             raise MissingPackage(name, package, extras[-1])
@@ -42,14 +47,3 @@ def load_name(name: str) -> Any:
         extra = next((each for each, packages in PACKAGES.items() if package in packages), "lab")
         raise MissingPackage(name, package, extra) from None
     return getattr(home, name) if name in HOMES else home
-
-
-class LazyPackage(ModuleType):
-    """A package some of whose functions bear the name of their module: an import of that module does not hide them."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__package__].__class__ = LazyPackage

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .summary import summary
+from .layers import separable
+from .surgery.inventory import summary
+from .surgery.parts import is_named
 
 IMAGE = (3, 32, 32)
+LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
 
 
@@ -95,3 +99,15 @@ def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn
             head=Head(8 * w, classes),
         )
     )
+
+
+def pointwise_shapes(width: int) -> list[tuple[int, int]]:
+    """(outputs, inputs) of the seven pointwise convolutions of the separable network, which decompositions replace."""
+    with torch.device("meta"):
+        named = cifar_network(width, 1, separable).named_modules()
+        return [(each.out_channels, each.in_channels) for name, each in named if name.endswith("pointwise")]
+
+
+def select_decomposable(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `lowrank.summary` of the seven convolutions that may be decomposed, in the order of the network."""
+    return table[[not any(is_named([name], left) for left in LEFT) for name in table.index]]

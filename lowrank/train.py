@@ -1,4 +1,4 @@
-"""Training: schedules, optimiser groups, the loop. Writes no files and draws no plots.
+"""The training loop. Writes no files and draws no plots.
 
 SGD with Nesterov momentum after davidcpage/cifar10-fast, with losses averaged over the batch: its rates and
 decays for summed losses are `batch_size` times smaller and larger than the ones here.
@@ -17,62 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Config
-from .data import FULL, LIGHT, Augmentation, Data
+from .data import Augmentation, Data
+from .data.augmentation import FULL, LIGHT
 from .hardware import accelerate
 from .hardware.precision import autocast
 from .layers import Decomposed
-from .rates import core_rates
+from .optimiser import SCHEDULES, make_optimiser
 
-WARM_UP = 5 / 24  # of a triangle schedule
 EVALUATION_BATCH = 2000
-
-
-# --- the optimiser
-
-
-def rate(schedule: str, progress: float) -> float:
-    """The share of the peak learning rate at `progress` in [0, 1] through the run."""
-    if schedule == "constant":
-        return 1.0
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    return min(progress / WARM_UP, (1 - progress) / (1 - WARM_UP))
-
-
-def weight_decays(network: nn.Module, config: Config) -> dict[float, list[nn.Parameter]]:
-    """Every trainable parameter under its weight decay; `frobenius` acts through the loss on decomposed layers."""
-    plain = 0.0 if config.decay == "none" else config.weight_decay
-    groups: dict[float, list[nn.Parameter]] = {}
-    for module in network.modules():
-        cores = {id(core) for core in module.cores} if isinstance(module, Decomposed) else set()
-        for parameter in module.parameters(recurse=False):
-            decay = plain
-            if id(parameter) in cores and config.decay == "compression":
-                decay *= module.compression
-            if id(parameter) in cores and config.decay == "frobenius":
-                decay = 0.0
-            groups.setdefault(decay, []).append(parameter)
-    return groups
-
-
-def optimiser(network: nn.Module, config: Config) -> torch.optim.SGD:
-    """SGD with a group for each weight decay and each `rate`, which multiplies the learning rate and not the decay.
-
-    Raises RuntimeError where a parameter or a group was lost.
-    """
-    rates = core_rates(network) if config.uses("core rates") else {}
-    members: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for decay, parameters in weight_decays(network, config).items():
-        for parameter in parameters:
-            members.setdefault((decay, rates.get(parameter, 1.0)), []).append(parameter)
-    groups = [
-        {"params": each, "weight_decay": decay / rate, "rate": rate}  # SGD multiplies the decay by the learning rate
-        for (decay, rate), each in members.items()
-    ]
-    held = [parameter for group in groups for parameter in group["params"]]
-    if {id(p) for p in held} != {id(p) for p in network.parameters()} or not all(group["params"] for group in groups):
-        raise RuntimeError("the optimiser's groups do not hold every parameter exactly once")
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=True)
 
 
 def frobenius(network: nn.Module) -> Tensor:
@@ -80,9 +32,6 @@ def frobenius(network: nn.Module) -> Tensor:
     return sum(
         (0.5 * m.matrix().square().sum() for m in network.modules() if isinstance(m, Decomposed)), torch.zeros(())
     )
-
-
-# --- the loop
 
 
 @dataclass
@@ -97,7 +46,7 @@ class State:
 
     @property
     def seconds(self) -> float:
-        """Of training, without evaluation."""
+        """How long the training took, without evaluation."""
         return sum(row["seconds"] for row in self.history)
 
 
@@ -112,7 +61,7 @@ class Loop:
         self.device = data.train_images.device
         self.network = network
         make_fast = accelerate(network, self.device)
-        self.optimiser = optimiser(network, config)
+        self.optimiser = make_optimiser(network, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.steps = steps_an_epoch(config, data)
         self.take = self.step if self.scaler.is_enabled() else make_fast(self.step)  # a scaler waits for the device
@@ -153,7 +102,7 @@ class Loop:
         config, seen = self.config, 0
         totals = torch.zeros(2, device=self.device)
         self.network.train()
-        batches = self.data.training_batches(config.batch_size, config.seed, epoch, augmentation(config))
+        batches = self.data.training_batches(config.batch_size, config.seed, epoch, chosen_augmentation(config))
         for step, (images, labels) in enumerate(batches):
             self.set_rates((epoch * self.steps + step + 1) / (config.epochs * self.steps + 1))
             totals += self.take(images, labels)
@@ -166,7 +115,7 @@ class Loop:
 
     def set_rates(self, progress: float) -> None:
         """Give every group of parameters its learning rate at `progress` in [0, 1] through the run."""
-        base = self.config.learning_rate * rate(self.config.schedule, progress)
+        base = self.config.learning_rate * SCHEDULES[self.config.schedule](progress)
         for group, (factor, tensor) in zip(self.optimiser.param_groups, self.rates, strict=True):
             value = base * factor
             group["lr"] = value if self.device.type == "cpu" else tensor.fill_(value)  # where a GPU reads it
@@ -188,25 +137,27 @@ class Loop:
     def evaluate(self, part: str) -> tuple[float, Tensor]:
         """Mean loss over the images of "validation", "test" or "fit", and which of them are right, bool [N]."""
         name = "train" if part == "fit" else part
+        precision, mirror = self.config.precision, self.config.uses("flip at test")
         images, labels = getattr(self.data, f"{name}_images"), getattr(self.data, f"{name}_labels")
         total, right = torch.zeros((), device=self.device), []
         self.network.eval()
         for some, their in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
-            logits = self.predict(self.data.normalise(some))
+            logits = compute_logits(self.network, self.data.normalise(some), precision, mirror)
             total += F.cross_entropy(logits, their, reduction="sum")
             right.append(logits.argmax(1) == their)
         return total.item() / len(labels), torch.cat(right)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits of normalised images [B, 3, 32, 32], each averaged with its mirror image's where the recipe does."""
-        with autocast(self.config.precision, self.device):
-            logits = self.network(images).float()
-            if self.config.uses("flip at test"):
-                logits = (logits + self.network(images.flip(3)).float()) / 2
-        return logits
+
+def compute_logits(network: nn.Module, images: Tensor, precision: str, mirror: bool) -> Tensor:
+    """Logits [B, classes] of normalised images [B, 3, 32, 32], if `mirror` averaged with those of the mirror image."""
+    with autocast(precision, images.device):
+        logits = network(images).float()
+        if mirror:
+            logits = (logits + network(images.flip(3)).float()) / 2
+    return logits
 
 
-def augmentation(config: Config) -> Augmentation | None:
+def chosen_augmentation(config: Config) -> Augmentation | None:
     if not config.augment:
         return None
     return LIGHT if config.uses("light augmentation") else FULL

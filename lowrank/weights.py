@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from .checkpoints import Damaged, check_fit, read_tensors
 from .config import Config, InputError
-from .data import standardise
+from .data.dataset import standardise
+from .experiment import READING, best_device, build
 from .paths import runs_folder
-from .results import record as stored
-from .train import EVALUATION_BATCH, autocast
-from .trial import READING, best_device, build
+from .records import record as stored
+from .surgery.parts import evaluating
+from .train import EVALUATION_BATCH, compute_logits
 
 
 def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
@@ -25,6 +26,10 @@ def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.d
     yourself, (images - mean) / deviation, each [1, 3, 1, 1] and for bytes of 0 to 255: they are `net.reading["mean"]`
     and `net.reading["deviation"]`; for the data of the run `lowrank.data.load(dataset).normalise(images)` does it. If
     `net.reading["mirror"]`, the record's accuracy is that of an image and its mirror image, averaged.
+
+    >>> record = lowrank.results().iloc[0]
+    >>> lowrank.load(record.run)
+    Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
 
     Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
     """
@@ -55,6 +60,11 @@ def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarra
     anew. The images are normalised as those of the run were, and each is averaged with its mirror image if the recipe
     does that: `predict(record, data.test_images).argmax(1)` is right as often as the record's test_accuracy says.
 
+    >>> record, digits = lowrank.results().iloc[0], lowrank.data.load("digits")
+    >>> right = lowrank.predict(record.run, digits.test_images).argmax(1) == digits.test_labels
+    >>> f"{right.float().mean():.4f}" == f"{record.test_accuracy:.4f}"
+    True
+
     Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
     """
     images = torch.as_tensor(images)
@@ -66,16 +76,8 @@ def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarra
     if reading.keys() != set(READING):
         given = "network" if net is run else f"run={run.get('run') if isinstance(run, Mapping) else run!r}"
         raise InputError(f"{given} does not say how its images were normalised; allowed: lowrank.load's of a newer run")
-    device, training = next(net.parameters()).device, net.training
-    mean, deviation = reading["mean"].to(device), reading["deviation"].to(device)
-    logits = []
-    net.eval()
-    for some in images.to(device).split(EVALUATION_BATCH):
-        x = standardise(some, mean, deviation)
-        with autocast(reading["precision"], device):
-            some_logits = net(x).float()
-            if reading["mirror"]:
-                some_logits = (some_logits + net(x.flip(3)).float()) / 2
-        logits.append(some_logits.cpu())
-    net.train(training)
-    return torch.cat(logits)
+    device = next(net.parameters()).device
+    moments = reading["mean"].to(device), reading["deviation"].to(device)
+    parts = (standardise(some, *moments) for some in images.to(device).split(EVALUATION_BATCH))
+    with evaluating(net):
+        return torch.cat([compute_logits(net, x, reading["precision"], reading["mirror"]).cpu() for x in parts])

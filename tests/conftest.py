@@ -23,14 +23,14 @@ def cifar10_jpeg() -> Path:
 def forks():
     """Makes processes that start in a moment: they are forks of one that has imported torch."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["lowrank.sweep", "lowrank.trial", "torchvision"])
+    context.set_forkserver_preload(["lowrank.sweeps.driver", "lowrank.experiment", "torchvision"])
     return context
 
 
 @pytest.fixture(scope="session")
 def kernel():
     """A kernel for one notebook after another: each of its own would import torch anew."""
-    from lowrank.figures import running_kernel
+    from lowrank.lab.figures import running_kernel
 
     with running_kernel() as kernel:
         yield kernel

@@ -12,7 +12,7 @@ from PIL import Image
 import lowrank
 from lowrank import train
 from lowrank.config import Config
-from lowrank.data import FULL
+from lowrank.data.augmentation import FULL
 from lowrank.hardware import graph
 
 

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from playwright.sync_api import sync_playwright
 
 import lowrank
-from lowrank import plots
 from lowrank.config import Config
-from lowrank.results import store
+from lowrank.lab import plots
+from lowrank.records import store
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]

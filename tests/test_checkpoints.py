@@ -9,7 +9,8 @@ import torch
 
 import lowrank
 from lowrank.checkpoints import SEALED, Damaged, read_tensors, save_checkpoint, save_tensors
-from lowrank.config import Config, InputError
+from lowrank.config import Config
+from lowrank.errors import InputError
 from lowrank.train import State
 
 SMALL = {"dataset": "digits", "width": 1, "epochs": 2, "batch_size": 512, "precision": "float32", "budget": 1.0}

@@ -13,11 +13,11 @@ from IPython.display import HTML, Code, Image, Markdown
 from nbconvert.filters import markdown2html
 
 import lowrank
-from lowrank import analysis, explore, figures, plots
-from lowrank import controls as explore_controls
 from lowrank.config import Config
 from lowrank.display import as_label, as_text
-from lowrank.results import Record, collect
+from lowrank.lab import analysis, explore, figures, plots
+from lowrank.lab import controls as explore_controls
+from lowrank.records import Record, collect
 
 IMAGE = "<img src=x onerror=alert(1)>"
 STRANGE = [

@@ -27,10 +27,10 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_leaves
 
 import lowrank
-from lowrank import rates
+from lowrank import optimiser
 from lowrank.checkpoints import resume, save_checkpoint
 from lowrank.config import DECOMPS, Config
-from lowrank.data import assembled, held_out
+from lowrank.data.dataset import assembled, held_out
 from lowrank.train import Loop, State
 
 aten, GPU = torch.ops.aten, torch.device("cuda", 0)
@@ -121,7 +121,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch, "Generator", FakeGenerator)
     monkeypatch.setattr(Tensor, "backward", run_backward)
-    monkeypatch.setattr(rates, "SAMPLES", 1)  # of what has no content
+    monkeypatch.setattr(optimiser, "SAMPLES", 1)  # of what has no content
     return FakeGPU()
 
 

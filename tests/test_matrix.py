@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import lowrank
-from lowrank import files, initial, rates, trial
-from lowrank.config import DECOMPS, INGREDIENTS, PLAIN, InputError
-from lowrank.data import assembled
-from lowrank.formats import uses_dims
+from lowrank import experiment, files, initial, optimiser
+from lowrank.config import DECOMPS, INGREDIENTS
+from lowrank.data.dataset import assembled
+from lowrank.errors import InputError
+from lowrank.formats import PLAIN, uses_dims
 from lowrank.layers import Decomposed
 
 TINY = 1e-9
@@ -29,7 +30,7 @@ OPTIONS = {
     "recipe": [{"recipe": "2018"}, *({"recipe": "fast", "without": each} for each in ["nothing", *INGREDIENTS])],
     "schedule": ["triangle", "cosine", "constant"],
     "init": ["random", "decompose", "decompose_rescaled"],
-    "rank_rule": ["useful", "root", "uniform", "original"],
+    "rank_rule": ["auto", "useful", "root", "uniform", "original"],
     "validation": [0.0, 0.5],
     "label_smoothing": [0.0, 0.99],
     "augment": [True, False],
@@ -64,14 +65,14 @@ def networks(monkeypatch):
 
     Nothing waits for git or the disk, and what repeats itself until it is good enough, at the start, hardly does.
     """
-    built, build, draws = [], trial.build, np.random.default_rng(0)
+    built, build, draws = [], experiment.build, np.random.default_rng(0)
     train, test = (draws.integers(0, 256, (count, 3, 32, 32)) for count in (8, 4))
     data = assembled(train, np.arange(8) % 2, test, np.arange(4) % 2, "ab")
-    monkeypatch.setattr(trial, "load_data", lambda dataset, device: data)
-    monkeypatch.setattr(trial, "build", lambda *given: built.append(build(*given)) or built[-1])
-    monkeypatch.setattr(trial, "revision", lambda: "")
+    monkeypatch.setattr(experiment, "load_data", lambda dataset, device: data)
+    monkeypatch.setattr(experiment, "build", lambda *given: built.append(build(*given)) or built[-1])
+    monkeypatch.setattr(experiment, "revision", lambda: "")
     monkeypatch.setattr(files, "flush", lambda *_: None)
-    monkeypatch.setattr(rates, "SAMPLES", 1)
+    monkeypatch.setattr(optimiser, "SAMPLES", 1)
     descend = initial.descend
     monkeypatch.setattr(initial, "descend", lambda cores, loss, steps: descend(cores, loss, min(steps, 2)))
     return built

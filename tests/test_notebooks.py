@@ -12,7 +12,7 @@ import pytest
 from papermill import PapermillExecutionError
 
 from lowrank.config import Config
-from lowrank.figures import run_notebook
+from lowrank.lab.figures import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["-p", "dataset", "digits", "-p", "width", "4", "-p", "epochs", "2", "-p", "batch_size", "256"]

@@ -5,14 +5,14 @@ import shutil
 import subprocess
 import sys
 
+from lowrank.experiment import revision
 from lowrank.paths import CHECKOUT, PROJECT, ROOT, relative
-from lowrank.trial import revision
 
 INSTALLED = """
 import os
 import lowrank
 from lowrank.paths import relative
-from lowrank.trial import revision
+from lowrank.experiment import revision
 
 folder = lowrank.Config(dataset="digits").folder
 print(folder.absolute(), repr(revision()), relative(folder / "results.csv"))

@@ -15,7 +15,7 @@ import torch
 
 import lowrank
 from lowrank import decompose
-from lowrank.trial import peak_memory
+from lowrank.experiment import peak_memory
 
 net = decompose(torch.nn.Linear(8, 8), budget=0.9)
 lowrank.densify(net)(torch.ones(1, 8))

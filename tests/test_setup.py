@@ -88,9 +88,9 @@ def test_the_lock_names_contents_and_no_hosts():
 @pytest.mark.parametrize("folder", ["lowrank", "tests"])
 def test_every_import_is_declared(folder):
     allowed = bounds(USERS) if folder == "lowrank" else NEEDED
-    ours = {"lowrank", *(path.stem for name in (folder, "benchmarks") for path in (ROOT / name).glob("*.py"))}
+    ours = {"lowrank", *(path.stem for name in (folder, "benchmarks") for path in (ROOT / name).rglob("*.py"))}
     packages = packages_distributions()
-    names = {name for path in (ROOT / folder).glob("*.py") for name in imports(path)} - ours - sys.stdlib_module_names
+    names = {name for path in (ROOT / folder).rglob("*.py") for name in imports(path)} - ours - sys.stdlib_module_names
     assert {name for name in names if not {canonicalize_name(one) for one in packages[name]} & set(allowed)} == set()
 
 

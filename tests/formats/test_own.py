@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 import lowrank
-from lowrank import Format, InputError, explore, formats, plots, train
+from lowrank import Format, InputError, formats
 from lowrank.config import DECOMPS, Config
-from lowrank.formats.own import SIZES
+from lowrank.formats.own import CHECKED
+from lowrank.lab import explore, plots
 from lowrank.layers import Decomposed, DecomposedConv2d
+from lowrank.optimiser import weight_decays
 
 SMALL = {"dataset": "digits", "width": 8, "epochs": 2, "batch_size": 128, "precision": "float32"}
 
@@ -85,7 +87,7 @@ def test_it_meets_a_budget_and_its_sizes_are_shown(monarch, budget):
 def test_it_trains_under_every_kind_of_weight_decay(monarch, tmp_path, decay):
     config = Config(decomp="monarch", budget=0.5, width=8, decay=decay)
     net = lowrank.build(config, classes=10)
-    decays = {id(core): decay for decay, group in train.weight_decays(net, config).items() for core in group}
+    decays = {id(core): decay for decay, group in weight_decays(net, config).items() for core in group}
     layer = held(net)[0]
     share = {"plain": 1, "compression": layer.compression, "frobenius": 0, "none": 0}[decay]
     assert decays[id(layer.core_0)] == config.weight_decay * share
@@ -272,7 +274,7 @@ def test_names_of_lowranks_own_are_refused(decomp, nothing_registered):
 @pytest.mark.parametrize("decomp", formats.FORMATS)
 def test_lowranks_own_formats_pass_the_same_checks(decomp, nothing_registered):
     lowrank.register("twin", formats.FORMATS[decomp])
-    assert "twin" in DECOMPS and len(SIZES) > 3
+    assert "twin" in DECOMPS and len(CHECKED) > 3
 
 
 def test_registering_draws_nothing_from_the_global_generator(nothing_registered):

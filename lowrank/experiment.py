@@ -1,0 +1,221 @@
+"""One run, from Config to stored record: what `lowrank.run`, the notebooks and the sweeps call."""
+
+from __future__ import annotations
+
+import base64
+import platform
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .checkpoints import resume, save_checkpoint, save_tensors
+from .config import PLAIN, Config, InputError, dataset_name
+from .data import Data
+from .data import load as load_data
+from .data.dataset import held_out
+from .files import claim
+from .fingerprint import code_fingerprint
+from .hardware import native
+from .hardware.precision import resolved_precision
+from .layers import dense, separable
+from .network import IMAGE, LEFT, cifar_network, pointwise_shapes, select_decomposable
+from .paths import CHECKOUT, ROOT
+from .progress import RunProgress
+from .records import FINAL, Record, store
+from .records import record as stored
+from .signatures import show_parameters
+from .surgery import decompose
+from .surgery.inventory import summary
+from .train import State, steps_an_epoch, train
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+READING = ("mean", "deviation", "mirror", "precision")  # see `reading_of`
+
+Log = Callable[[str], None]
+
+
+@show_parameters(Config)
+def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **parameters: Any) -> dict[str, Any]:
+    """Train one network and store its record below `runs`; a run that is already done is not trained again.
+
+    `log` gets a line at a time, `watch` the history (a row an epoch) after every epoch. A run that was stopped goes on
+    after its last whole epoch; one that is done without the weights that `save_weights` asks for is trained anew.
+    Returns the record, a row of `lowrank.results`. Raises InputError, one line, before any work if a parameter cannot
+    be.
+
+    >>> record = lowrank.run(decomp="tt", dims=3, budget=0.5, dataset="digits", width=4, epochs=1)
+    run ... is already done: its record is returned, nothing is trained
+    >>> record["parameters"], record["compression"]
+    (3104, 0.5)
+    """
+    for name, value in (("log", log), ("watch", watch or print)):
+        if not callable(value):
+            raise InputError(f"{name}={value!r}; allowed: a function")
+    config, device = Config.of(parameters), best_device()
+    data = load_data(config.dataset, device)
+    config = replace(config, precision=resolved_precision(config.precision, device)).fitted(len(data.train_labels))
+    data = held_out(data, config.validation)
+    name = config.run(data.fingerprint)
+    if record := reuse_record(config, name, log):
+        return record
+    net = build(config, len(data.classes))
+    with claim(config.folder / name, wait=False) as free:
+        if free:
+            return reuse_record(config, name, log) or trained(config, net, data, name, log, watch)
+    log(f"run {name} is being trained by another process: waiting for it")
+    with claim(config.folder / name):
+        return reuse_record(config, name, log) or trained(config, net, data, name, log, watch)
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def reuse_record(config: Config, name: str, log: Log) -> dict[str, Any] | None:
+    record = stored(config.folder, name)
+    if not record or record["status"] not in FINAL:
+        return None
+    if config.save_weights and record["status"] == "done" and not (config.folder / name / "weights.pt").exists():
+        return None
+    log(f"run {name} is already {record['status']}: its record is returned, nothing is trained")
+    return record
+
+
+def build(config: Config, classes: int) -> nn.Module:
+    """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
+
+    Raises InputError if the budget cannot be met.
+
+    >>> lowrank.build(lowrank.Config(decomp="tt", dims=3, budget=0.5, width=4), classes=10)
+    Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
+    """
+    torch.manual_seed(config.seed)
+    net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
+    if config.decomp in PLAIN:
+        return net
+    names = ("decomp", "dims", "budget", "rank_scale", "rank_rule", "init")
+    return decompose(net, skip=LEFT, allocation="even", **{name: getattr(config, name) for name in names})
+
+
+def trained(
+    config: Config, net: nn.Module, data: Data, name: str, log: Log, watch: Callable[[list[dict]], None] | None
+) -> dict[str, Any]:
+    """Train from the last checkpoint, store the record, remove the checkpoint. The caller holds the run's claim."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    if (stored(config.folder, name) or {}).get("status") in FINAL:
+        log(f"run {name} is done, but its weights were not saved: it is trained anew and its record replaced")
+    checkpoint = config.folder / name / "checkpoint.pt"
+    state = resume(checkpoint, name, net, data.train_images.device, log)
+    size = count_network(config, net)
+    log(
+        f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
+        f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, {config.precision}, {device_name()}"
+    )
+    if (images := len(data.train_labels)) < config.batch_size:
+        log(f"batch_size={config.batch_size}: only {images:,} training images, each step takes all of them")
+    if data.train_images.device.type == "cpu" and (reason := native.reason()):
+        log(f"{reason}: batch norm, pool and ReLU run one after the other")
+    progress = RunProgress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
+
+    def keep(state: State) -> None:
+        progress.epoch(state.history[-1], config.epochs)
+        save_checkpoint(checkpoint, name, state)
+        if watch:
+            watch(state.history)
+
+    with closing(progress):
+        state = train(config, net, data, state, progress.step, keep)
+    record = Record(run=name, status="diverged" if state.diverged else "done", **name_paths(config), **size)
+    here = revision()
+    record |= measured(config, data, state) | {"revision": here, "code": code_fingerprint(here), "started": started}
+    if config.save_weights and not state.diverged:
+        kept = {"classes": len(data.classes), "network": net.state_dict()} | reading_of(config, data)
+        save_tensors(config.folder / name / "weights.pt", kept)
+    store(config.folder, record, state.history)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def reading_of(config: Config, data: Data) -> dict[str, Any]:
+    """How the network of a run reads images, kept beside its weights: what `weights.predict` needs."""
+    return dict(zip(READING, (*data.moments, config.uses("flip at test"), config.precision), strict=True))
+
+
+# --- records
+
+
+def name_paths(config: Config) -> dict[str, Any]:
+    """The parameters of a record: paths are named by their last part."""
+    return asdict(config) | {"dataset": dataset_name(config.dataset), "runs": Path(config.runs).name}
+
+
+def count_network(config: Config, net: nn.Module) -> dict[str, Any]:
+    """Parameters and multiply-adds; `compression` is relative to the separable network's pointwise weights."""
+    table = summary(net, IMAGE)
+    pointwise = int(select_decomposable(table).parameters.sum())
+    weights = sum(outputs * inputs for outputs, inputs in pointwise_shapes(config.width))
+    return {
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "pointwise_parameters": pointwise,
+        "compression": pointwise / weights,
+        "multiply_adds": int(table.multiply_adds.sum()),
+    }
+
+
+def measured(config: Config, data: Data, state: State) -> dict[str, Any]:
+    last = {name: value for name, value in state.history[-1].items() if name not in ("epoch", "seconds")}
+    correct = b"" if state.correct is None else np.packbits(state.correct.numpy()).tobytes()
+    images = steps_an_epoch(config, data) * min(config.batch_size, len(data.train_labels)) * state.epochs
+    return {
+        **last,
+        "seconds": state.seconds,
+        "images_per_second": images / state.seconds,
+        "peak_memory": peak_memory(),
+        "device": device_name(),
+        "torch": torch.__version__,
+        "data": data.fingerprint,
+        "correct": base64.b64encode(correct).decode(),
+    }
+
+
+def peak_memory() -> int | None:
+    """Bytes: of tensors on a GPU, of the process on a CPU; None if the system does not tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return None
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+
+
+def revision() -> str:
+    """The commit of the code, "+dirty" if the code differs from it; empty outside a checkout."""
+    try:
+        sha = git("rev-parse", "--short=12", "HEAD")
+        return sha + ("+dirty" if git("status", "--porcelain", "--", "lowrank") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def git(*arguments: str) -> str:
+    """What git says of this checkout. Raises OSError outside of one: an enclosing repository is not meant."""
+    if not CHECKOUT:
+        raise FileNotFoundError(f"{ROOT}: no checkout of lowrank")
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

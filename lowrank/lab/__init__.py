@@ -1,0 +1,1 @@
+"""What notebooks show: settings with their intervals, pictures, controls, the page of figures."""

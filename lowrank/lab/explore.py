@@ -1,0 +1,285 @@
+"""What stands behind notebooks/explore.ipynb: controls, and what they show of settings, runs and trained layers.
+
+Where nobody is at the controls (papermill, nbconvert) everything is shown once, as the controls start, in plain
+tables and pictures. What a record says is shown as text, whatever it says.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+import torch
+from IPython.display import HTML, Code, Image, Markdown, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments, html_table
+from ..display import as_label
+from ..experiment import build
+from ..formats import uses_dims
+from ..network import IMAGE, select_decomposable
+from ..paths import runs_folder
+from ..records import COLUMNS, SHOWN_AS, Record, history, records, results
+from ..surgery.inventory import summary
+from ..weights import load
+from . import plots
+from .anatomy import draw_anatomy
+from .controls import at_controls, controlled, picture
+from .landscape import Landscape, LivePicture
+
+OUTCOME = ["parameters", "compression", "multiply_adds", "test_accuracy", "train_accuracy", "seconds"]
+NO_RUNS = Markdown("*No run is recorded here yet: run all cells of [0-start-here](0-start-here.ipynb) first.*")
+NO_WEIGHTS = Markdown("*No run has kept its weights yet: train one with `save_weights=True`.*")
+
+
+# --- a setting
+
+
+def sizes(config: Config, classes: int = 10) -> pd.DataFrame:
+    """A row for each layer that a decomposition may hold, the rest of the network, and the whole.
+
+    Parameters, and multiply-adds of one image, as `lowrank.summary` counts them, of a network whose weights take
+    no memory. Raises InputError if the budget cannot be met.
+    """
+    with torch.device("meta"):
+        net = build(config, classes)
+    layers = summary(net, IMAGE)
+    table = select_decomposable(layers).rename(index=lambda name: name.partition(".convolution")[0])
+    table["share"] = table.share.map("{:.1%}".format)
+    whole = {"parameters": sum(each.numel() for each in net.parameters()), "multiply_adds": layers.multiply_adds.sum()}
+    table.loc["rest"] = pd.Series({name: count - table[name].sum() for name, count in whole.items()})
+    table.loc["network"] = pd.Series(whole)
+    if config.decomp in PLAIN:
+        table = table.drop(columns=["modes", "ranks", "share", "contraction"])
+    elif not uses_dims(config.decomp):
+        table = table.drop(columns="modes")
+    table = table.drop(columns=["decomp", "weights", "error"]).fillna("")
+    return table.astype({"parameters": int, "multiply_adds": int})
+
+
+def tabulate_sizes(table: pd.DataFrame) -> HTML:
+    """The table that `sizes` returns, as a notebook shows it."""
+    return HTML(table.rename_axis(index=None, columns="layer").to_html(formatters=SHOWN_AS))
+
+
+def place_among(landscape: Landscape | None, parameters: int) -> str:
+    """Where the picture below shows a network of this size."""
+    if landscape is None:
+        return ""
+    if landscape.holds(parameters):
+        return ": the red line below"
+    low, high = landscape.limits
+    end, side = (low, "left") if parameters < low else (high, "right")
+    return f": {side} of the picture below, which ends at {end:,.0f}"
+
+
+def setting(runs: str = "runs") -> LivePicture | None:
+    """Controls for decomposition, modes, size and width; the sizes of each layer; the recorded runs around it.
+
+    Returns the picture of the runs, whose `chosen` is the run that was clicked last; None without a person or runs.
+    """
+    table = results(runs)
+    table = table[table["run"].isin(list(best_first(runs)))]
+    landscapes = {dataset: Landscape(rows, describe) for dataset, rows in table.groupby("dataset")}
+    live = LivePicture() if landscapes and at_controls() else None
+    datasets = list(table.dataset.value_counts().index) or ["cifar10"]
+    widths = list(table.width.value_counts().index) or [64]
+
+    def draw(landscape: Landscape | None, parameters: int | None) -> LivePicture | Image | Markdown:
+        if landscape is None:
+            return NO_RUNS
+        inside = parameters if parameters is not None and landscape.holds(parameters) else None
+        return live.show(landscape, inside) if live else landscape.still(inside)
+
+    def show(decomp: str, dims: int, size: str, share: float, width: int, dataset: str) -> list[Any]:
+        landscape = landscapes.get(dataset)
+        asked = {} if decomp in PLAIN else {size: round(share, 3)}
+        asked |= {"dims": dims} if uses_dims(decomp) else {}
+        try:
+            config = Config(decomp=decomp, width=width, **asked)
+            counts = sizes(config, classes=100 if dataset == "cifar100" else 10)
+        except InputError as error:
+            return [HTML(f"<p>{html.escape(str(error))}</p>"), draw(landscape, None)]
+        parameters = counts.parameters["network"]
+        said = f"<code>{html.escape(repr(config))}</code>, {parameters:,} parameters"
+        return [
+            HTML(f"{tabulate_sizes(counts).data}<p>{said}{place_among(landscape, parameters)}</p>"),
+            draw(landscape, parameters),
+        ]
+
+    controlled(
+        show,
+        decomp=("tt", partial(widgets.Dropdown, options=list(DECOMPS))),
+        dims=(3, partial(widgets.IntSlider, min=2, max=9)),
+        size=("budget", partial(widgets.Dropdown, options=["budget", "rank_scale"])),
+        share=(0.1, partial(widgets.FloatLogSlider, min=-2, max=0, step=0.02, readout_format=".3f")),
+        width=(widths[0], partial(widgets.Dropdown, options=sorted({8, 16, 32, 64, 128, *widths}))),
+        dataset=(datasets[0], partial(widgets.Dropdown, options=datasets)),
+    )
+    return live
+
+
+# --- recorded runs
+
+
+def title(record: Mapping[str, Any]) -> str:
+    """One run in one line."""
+    size = "".join(f" {name}={record[name]:g}" for name in ("budget", "rank_scale") if record[name])
+    modes = f" dims={record['dims']}" if uses_dims(record["decomp"]) else ""
+    name = f"{record['decomp']}{modes}{size} seed={record['seed']}, {record['dataset']}"
+    return f"{record['test_accuracy']:.1%}: {name}, {record['parameters']:,} parameters"
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """One run in a few lines: what the mouse finds."""
+    return f"{title(record)}\n{', '.join(arguments(record))}\nrun {record['run']}"
+
+
+def best_first(runs: str) -> dict[str, Record]:
+    """The runs that are done and whose records hold all that is shown here, by id."""
+    needed = [*Config.__dataclass_fields__, *OUTCOME]
+    done = [record for record in records(runs_folder(runs)) if record["status"] == "done"]
+    found = [record for record in done if all(record.get(name) is not None for name in needed)]
+    return {each["run"]: each for each in sorted(found, key=lambda each: -each["test_accuracy"])}
+
+
+def draw_history(runs: str, run: str, axes: Sequence[Axes]) -> None:
+    """The curves of a run on two axes or, if its history is damaged, a line that says so."""
+    try:
+        plots.curves(history(runs, run), axes)
+    except InputError as error:
+        axes[0].set_title(as_label(error), fontsize=8, wrap=True)
+
+
+def chooser(found: Mapping[str, Record]) -> Callable[..., widgets.Widget]:
+    options = [(f"{title(record)} ({run})", run) for run, record in found.items()]
+    return partial(widgets.Dropdown, options=options, layout={"width": "46em", "max_width": "100%"})
+
+
+def repeat(record: Mapping[str, Any]) -> str:
+    """A cell that trains this run again; of a dataset of one's own the record knows only the name."""
+    dataset = record["dataset"] if record["dataset"] in DATASETS else f"path/to/{record['dataset']}"
+    asked = arguments({**record, "dataset": dataset, "runs": "runs", "save_weights": False})
+    return "import lowrank\n\nlowrank.run(\n" + "".join(f"    {each},\n" for each in asked) + ")"
+
+
+def tabulate_record(record: Mapping[str, Any]) -> HTML:
+    """What was asked and what was measured, in numbers that are easy to read."""
+    numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+    texts = {name: SHOWN_AS[name](value) for name, value in numbers.items() if name in SHOWN_AS}
+    names = [name for name in dict.fromkeys([*COLUMNS, *record]) if record.get(name) is not None and name != "correct"]
+    return HTML(html_table({name: [texts.get(name, record[name])] for name in names}))
+
+
+def one_run(runs: str = "runs", clicked: LivePicture | None = None) -> None:
+    """A recorded run: a cell that repeats it, its curves, its record. A run clicked in the picture is shown here."""
+    found = best_first(runs)
+    if not found:
+        display(NO_RUNS)
+        return
+
+    def show(run: str) -> list[Any]:
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        draw_history(runs, run, figure.subplots(1, 2))
+        record = f"<details><summary>The whole record</summary>{tabulate_record(found[run]).data}</details>"
+        return [Code(repeat(found[run]), language="python"), picture(figure), HTML(record)]
+
+    controls = controlled(show, run=(next(iter(found)), chooser(found)))
+
+    def follow(change: Any) -> None:
+        if change.new in found:
+            controls["run"].value = change.new
+
+    if clicked and controls:
+        clicked.observe(follow, "chosen")
+
+
+def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The parameters in which two runs differ, and what came of it."""
+    names = [name for name in Config.__dataclass_fields__ if left.get(name) != right.get(name)]
+    rows = {name: [left.get(name), right.get(name)] for name in ["run", *names]}
+    return rows | {name: [SHOWN_AS[name](each[name]) for each in (left, right)] for name in OUTCOME}
+
+
+def likeliest_partner(found: Mapping[str, Record], run: str) -> str:
+    """The run to compare this one with: of the same dataset, of another form, and otherwise as equal as there is."""
+    one = found[run]
+    names = [name for name in Config.__dataclass_fields__ if name not in ("decomp", "dims", "budget", "rank_scale")]
+
+    def distance(other: str) -> tuple[bool, bool, int]:
+        each = found[other]
+        return (
+            each["dataset"] != one["dataset"],
+            each["decomp"] == one["decomp"],
+            sum(each.get(name) != one.get(name) for name in names),
+        )
+
+    return min((other for other in found if other != run), key=distance)
+
+
+def two_runs(runs: str = "runs") -> None:
+    """Two recorded runs: the parameters in which they differ, what came of it, their curves."""
+    found = best_first(runs)
+    if len(found) < 2:
+        display(NO_RUNS if not found else Markdown("*There is only one run: train another to compare it with.*"))
+        return
+
+    def show(left: str, right: str) -> list[Any]:
+        figure = Figure(figsize=(9, 5.6), layout="constrained")
+        axes = figure.subplots(2, 2, sharey="row")
+        for run, column in zip((left, right), axes.T, strict=True):
+            column[0].set_title(as_label(f"{run}: {found[run]['decomp']}"))
+            draw_history(runs, run, column)
+        return [HTML(html_table(differences(found[left], found[right]))), picture(figure)]
+
+    first = next(iter(found))
+    controlled(show, left=(first, chooser(found)), right=(likeliest_partner(found, first), chooser(found)))
+
+
+# --- trained layers
+
+
+def one_layer(runs: str = "runs") -> None:
+    """A layer of a run that kept its weights: the weight, its singular values, the norms of its cores."""
+    found = {run: each for run, each in best_first(runs).items() if (runs_folder(runs) / run / "weights.pt").is_file()}
+    if not found:
+        display(NO_WEIGHTS)
+        return
+    network = lru_cache(maxsize=1)(partial(load, runs=runs))
+
+    def show(run: str, layer: str) -> list[Any]:
+        try:
+            block = network(run).get_submodule(layer).convolution
+        except InputError as error:
+            return [HTML(f"<p>{html.escape(str(error))}</p>")]
+        return [picture(draw_anatomy(getattr(block, "pointwise", block)))]
+
+    names = list(sizes(Config()).index[:-2])
+    layers = partial(widgets.Dropdown, options=names)
+    controlled(show, run=(next(iter(found)), chooser(found)), layer=(names[-1], layers))
+
+
+# --- a run while it trains
+
+
+def following(epochs: int) -> Callable[[Any], None]:
+    """For `lowrank.run(watch=...)`: learning curves in this cell, drawn again after every epoch."""
+    handle = display(Markdown("*The curves come with the first epoch.*"), display_id=True)
+
+    def watch(history: Any) -> None:
+        handle.update(picture(draw_curves(pd.DataFrame(history), epochs)))
+
+    return watch
+
+
+def draw_curves(history: pd.DataFrame, epochs: int) -> Figure:
+    """Loss and accuracy so far, on axes for all epochs."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for ax in plots.curves(history, figure.subplots(1, 2)):
+        ax.set_xlim(0.5, epochs + 0.5)
+    return figure

@@ -1,0 +1,55 @@
+"""Which layers a decomposed one stands in for: those whose forward is known, by their exact type."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from ..errors import InputError
+from .convolutions import (
+    DecomposedConv1d,
+    DecomposedConv2d,
+    DecomposedConv3d,
+    DecomposedConvTranspose1d,
+    DecomposedConvTranspose2d,
+    DecomposedConvTranspose3d,
+)
+from .decomposed import Decomposed
+from .products import DecomposedConv1D, DecomposedLinear
+
+SUPPORTED: dict[type | str, type[Decomposed]] = {
+    nn.Linear: DecomposedLinear,
+    NonDynamicallyQuantizableLinear: DecomposedLinear,  # nn.MultiheadAttention's last
+    nn.Conv1d: DecomposedConv1d,
+    nn.Conv2d: DecomposedConv2d,
+    nn.Conv3d: DecomposedConv3d,
+    nn.ConvTranspose1d: DecomposedConvTranspose1d,
+    nn.ConvTranspose2d: DecomposedConvTranspose2d,
+    nn.ConvTranspose3d: DecomposedConvTranspose3d,
+    "transformers.pytorch_utils.Conv1D": DecomposedConv1D,  # by name: transformers need not be there
+}
+
+
+COMPUTES = {"forward", "_conv_forward", "_output_padding", "__call__", "_call_impl", "__getattr__", "weight", "bias"}
+
+
+def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:
+    """Let `decompose` replace layers of this type, a subclass of nn.Linear with its own forward for one.
+
+    A layer of the type must hold a parameter `weight` and compute what its replacement does. Raises InputError if one
+    of the two is not such a type.
+    """
+    for name, value, base in (("kind", kind, nn.Module), ("decomposed", decomposed, Decomposed)):
+        if not (isinstance(value, type) and issubclass(value, base)):
+            raise InputError(f"{name}={value!r}; allowed: a subclass of {base.__name__}")
+    SUPPORTED[kind] = decomposed
+
+
+def decomposed_type(layer: nn.Module) -> type[Decomposed] | None:
+    """What replaces a layer of this type, or of a subclass that computes nothing in a way of its own; else None."""
+    for kind in type(layer).__mro__:
+        if found := SUPPORTED.get(kind) or SUPPORTED.get(f"{kind.__module__}.{kind.__qualname__}"):
+            return found
+        if COMPUTES & vars(kind).keys():
+            return None
+    return None

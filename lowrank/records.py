@@ -1,0 +1,269 @@
+"""The store of results: a folder per run, written whole or not at all, and the table of all runs.
+
+    runs/<run>/record.json   what was asked and what was measured: the truth; once it is there the run is stored
+                             `correct` is which test images the network knows: numpy.packbits as base64
+    runs/<run>/history.csv   one row an epoch
+    runs/<run>/.claim        locked by the process that works on the run; the kernel frees it when that process dies
+    runs/results.csv         the records as one table, derived: every store replaces it; it may be deleted
+
+Whatever of these is damaged is named, and the rest goes on without it.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+import reprlib
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import fields
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .config import ADDED, Config, InputError, html_table
+from .files import claim, named, open_regular, read_at_most, sweep_up, write
+from .formats import uses_dims
+from .paths import runs_folder
+
+FINAL = ("done", "diverged")  # a run with one of these is not trained again; one that failed is
+MEASURED = {
+    "parameters": int,
+    "pointwise_parameters": int,
+    "compression": float,
+    "multiply_adds": int,
+    "train_loss": float,
+    "train_accuracy": float,
+    "test_loss": float,
+    "test_accuracy": float,
+    "validation_loss": float,
+    "validation_accuracy": float,
+    "fit_loss": float,
+    "fit_accuracy": float,
+    "seconds": float,
+    "images_per_second": float,
+    "peak_memory": int,
+    "device": str,
+    "torch": str,
+    "revision": str,
+    "code": str,
+    "data": str,
+    "started": str,
+    "reason": str,
+}
+CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
+TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
+FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
+LARGEST = 2**24  # bytes of a record file that are read
+FIRST_YEAR, LAST_YEAR = 1970, 2261  # of `started`: pandas can tell no time after it
+COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
+
+
+class Record(dict):
+    """One run: a dict with a short repr, which a notebook shows as a table."""
+
+    def __repr__(self) -> str:
+        return f"Record({', '.join(f'{name}={self[name]!r}' for name in FIRST if name in self)})"
+
+    def _repr_html_(self) -> str:
+        return html_table({name: [value] for name, value in self.items() if name != "correct"})
+
+
+@cache
+def parsed(path: str, inode: int, changed: int) -> dict[str, Any] | None:
+    """A record file, read once a version; None, with a warning that names it, if it is damaged."""
+    file = Path(path)
+    try:
+        with open_regular(file) as stream:
+            content = json.loads(read_at_most(stream, LARGEST))
+        if content["run"] == file.parent.name and isinstance(content["status"], str):
+            check_fields(content)
+            return content
+        cause = f"it calls itself {content['run']!r}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        cause = f"{type(error).__name__}: {error}"
+    warn_of(path, cause)
+    return None
+
+
+def warn_of(path: str, cause: str) -> None:
+    line = " ".join(f"{path}: damaged record ignored, its run counts as missing ({cause})".split())
+    warnings.warn(line, stacklevel=3)
+
+
+def check_fields(content: dict[str, Any]) -> None:
+    """Raises ValueError if a field of a record has not its type; a number that was not measured may be None."""
+    json.dumps(content, ensure_ascii=False).encode()  # fails for halves of characters, which no table can hold
+    for name, value in content.items():
+        kind = TYPES.get(name, type(value))
+        if value is None and name in MEASURED:
+            continue
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits or (type(value) is int and value.bit_length() > 63):
+            raise ValueError(f"{name}={reprlib.repr(value)} is not {kind.__name__}")
+    if started := content.get("started"):
+        year = datetime.fromisoformat(started).year
+        if not FIRST_YEAR <= year <= LAST_YEAR:
+            raise ValueError(f"started={started}: no run was made in the year {year}")
+
+
+def record(runs: Path, run: str) -> Record | None:
+    """The stored record of a run, whatever its status; None if there is none or it cannot be read."""
+    path = os.path.join(runs, run, "record.json")
+    try:
+        state = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
+        return None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            warn_of(path, error.strerror)
+        return None
+    content = parsed(path, state.st_ino, state.st_mtime_ns)
+    return content and Record(ADDED | {"code": "", "correct": ""} | content)  # an older one has not all
+
+
+def records(runs: Path) -> list[Record]:
+    """All readable records, the oldest first."""
+    names = [entry.name for entry in os.scandir(runs) if entry.is_dir()] if runs.is_dir() else []
+    found = [content for content in (record(runs, name) for name in names) if content]
+    return sorted(found, key=lambda content: (content.get("started") or "", content["run"]))
+
+
+def finite(value: Any) -> Any:
+    """The value, or None for what JSON has no number for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> bytes:
+    """Rows as CSV: the given columns first, then whatever else the rows hold."""
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row.get(name, "") for name in names] for row in rows)
+    return text.getvalue().encode()
+
+
+def collect(runs: Path) -> None:
+    """Brings runs/results.csv up to date with the records; safe in many processes at once.
+
+    Raises InputError if it cannot be written.
+    """
+    with claim(runs):
+        sweep_up(runs)
+        rows = [{name: each[name] for name in each if name != "correct"} for each in records(runs)]
+        content = table(rows, COLUMNS)
+        path = runs / "results.csv"
+        if not path.is_file() or path.read_bytes() != content:
+            write(path, content)
+
+
+def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> None:
+    """A run's history, then its record, which makes it stored, then the table. The caller holds the run's claim.
+
+    Raises InputError if one of the first two cannot be written, and warns if the table cannot.
+    """
+    folder = runs / record["run"]
+    content = json.dumps({name: finite(value) for name, value in record.items()}, indent=1, allow_nan=False)
+    with named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_up(folder)
+    write(folder / "history.csv", table(history))
+    write(folder / "record.json", content.encode())
+    try:
+        collect(runs)
+    except InputError as error:
+        warnings.warn(f"{error}; the run is stored, only this table of all runs is not up to date", stacklevel=2)
+
+
+def history(runs: str | Path, run: str) -> pd.DataFrame:
+    """One row an epoch of a stored run; a relative path starts at the repository.
+
+    Raises InputError if there is none, or it is no table of numbers.
+
+    >>> record = lowrank.results().iloc[0]
+    >>> lowrank.history("runs", record.run).columns.tolist()[:4]
+    ['epoch', 'seconds', 'train_loss', 'train_accuracy']
+    """
+    path = runs_folder(runs) / run / "history.csv"
+    if not os.path.lexists(path):
+        raise InputError(f"run={run!r}: there is no {path}")
+    try:
+        with open_regular(path) as file:
+            rows = pd.read_csv(file)
+        rows.filter(regex="^(train|test)_").astype(float)
+        rows["epoch"] = rows["epoch"].astype(int)
+    except Exception as error:  # pandas raises many kinds
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: it is no history of epochs ({type(error).__name__}: {reason})") from error
+    return rows
+
+
+# --- the table of all runs, as a notebook shows it
+
+COUNTS = ["parameters", "pointwise_parameters", "multiply_adds", "peak_memory"]
+SHARES = ["test_accuracy", "train_accuracy"]
+
+
+def show_share(value: float) -> str:
+    """10.0% of what a separable network holds; above the whole, as of a dense one, 9.0 times."""
+    return f"{value:.1%}" if value < 1.0005 else f"{value:.1f} times"
+
+
+SHOWN_AS = (
+    dict.fromkeys(COUNTS, "{:,.0f}".format)
+    | dict.fromkeys(SHARES, "{:.1%}".format)
+    | {"compression": show_share}
+    | {"seconds": "{:.1f}".format, "images_per_second": "{:,.0f}".format, "started": "{:%Y-%m-%d %H:%M}".format}
+)
+
+
+class Table(pd.DataFrame):
+    """A DataFrame of runs; a notebook shows its first columns and every other parameter that varies."""
+
+    @property
+    def _constructor(self) -> type[Table]:
+        return Table
+
+    def _repr_html_(self) -> str:
+        parameters = {each.name for each in fields(Config)}
+        names = [
+            name
+            for place, name in enumerate(self.columns)
+            if name in FIRST or (name in parameters and self[name].nunique() > 1)
+        ]
+        rest = len(self.columns) - len(names)
+        frame = pd.DataFrame(self[names])
+        if {"decomp", "dims"} <= set(names):
+            frame["dims"] = frame.dims.astype(object).mask(~frame.decomp.map(uses_dims), "")
+        shown = frame.to_html(formatters=SHOWN_AS, notebook=True, max_rows=pd.get_option("display.max_rows"))
+        return shown + (f"<p>{len(self)} rows; {rest} more columns</p>" if rest else "")
+
+
+def results(runs: str | Path = "runs") -> Table:
+    """One row a run, read from the records; a relative path starts at the repository.
+
+    Columns as in COLUMNS, then whatever else the records hold, but for `correct`; `started` is a UTC time. A number
+    that was not measured, because the run failed or diverged, is NaN.
+
+    >>> lowrank.results("runs")[["decomp", "dims", "parameters"]].to_dict("records")
+    [{'decomp': 'tt', 'dims': 3, 'parameters': 3104}]
+    """
+    folder = runs_folder(runs)
+    if folder.is_dir():
+        with suppress(InputError):  # who may only read still gets the rows
+            collect(folder)
+    rows = records(folder)
+    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
+    frame = Table(rows, columns=[name for name in names if name != "correct"])
+    for name in (name for name, kind in TYPES.items() if kind in (int, float)):
+        frame[name] = pd.to_numeric(frame[name])
+    return frame.assign(started=pd.to_datetime(frame["started"], utc=True, format="ISO8601", errors="coerce"))

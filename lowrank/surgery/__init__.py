@@ -1,0 +1,9 @@
+"""Any network with its layers decomposed, and made plain again.
+
+parts.py says what a network consists of, sizes.py and allocation.py how large each weight becomes, replace.py changes
+the layers, inventory.py lists what there is afterwards.
+"""
+
+from .replace import assign, decompose, densify
+
+__all__ = ["assign", "decompose", "densify"]

@@ -1,0 +1,247 @@
+"""Where a budget is best spent: the ranks of every layer, from the weights that are to be approximated.
+
+A rank bounds the rank of a matrix: the weight, unfolded along a cut through the format. The singular values of that
+matrix say which share of the weight's energy any rank keeps there. What is minimised is the sum of -log(kept) over all
+cuts of all layers: shares multiply, from cut to cut and from layer to layer, as signals do that pass through them.
+
+A layer walks down from its largest ranks, each time by the step that loses least for the parameters that it saves.
+The budget is then spent over the layers along the convex hulls of these walks, and what is left rank by rank.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..formats import FORMATS, Folding, Layout, fold, path, walked
+from ..formats.fits import leading, project, unfold, widen
+from ..formats.folding import balanced
+
+STRIDE = 16  # a step of a walk lowers a rank by its 16th, as some 80 steps do from 1,000 to 1
+FLOOR = 1e-12  # the least share that counts as kept, and the least loss that counts as one
+
+
+def measure_energies(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """The squared singular values of the unfolding with these modes as rows, largest first."""
+    columns = [axis for axis in range(tensor.dim()) if axis not in rows]
+    matrix = tensor.permute(*rows, *columns).reshape(prod(tensor.shape[axis] for axis in rows), -1)
+    small = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).double()
+    return torch.linalg.eigvalsh(small @ small.T).flip(0).clamp_min(0)
+
+
+def measure_terms(tensor: Tensor) -> Tensor:
+    """The squares of the entries of the HOSVD's core, largest first: energies of a sum of rank-one tensors."""
+    factors = [leading(unfold(tensor, axis), mode) for axis, mode in enumerate(tensor.shape)]
+    return project(tensor, factors).double().square().flatten().sort(descending=True).values
+
+
+def list_losses(energies: Tensor, most: int) -> list[float]:
+    """-log of the share that the first 0, 1, 2 ... up to `most` energies keep."""
+    kept = torch.cat([energies.new_zeros(1), energies.cumsum(0)])
+    shares = kept / kept[-1].clamp_min(torch.finfo(kept.dtype).tiny)
+    losses = -shares[: most + 1].clamp(FLOOR, 1).log()
+    return losses.where(losses > FLOOR, 0.0).tolist()
+
+
+class Point(NamedTuple):
+    """One place on a walk."""
+
+    size: int
+    loss: float
+    ranks: tuple[int, ...]
+    option: Option
+
+
+class Option:
+    """One way to hold a layer, in one format and folding: what any ranks lose and how many parameters they take."""
+
+    def __init__(self, decomp: str, folding: Folding, weight: Tensor) -> None:
+        self.decomp, self.folding, self.form = decomp, folding, FORMATS[decomp]
+        self.largest = self.form.largest(folding)
+        self.weights = weight.numel()
+        tensor = widen(weight).reshape(folding.modes)
+        cuts = self.form.cuts(folding)
+        self.cuts = [(which, list_losses(measure_energies(tensor, rows), tensor.numel())) for rows, which in cuts]
+        self.terms = [] if cuts else list_losses(measure_terms(tensor), self.size(self.largest) // sum(tensor.shape))
+        self.bonds = self.find_bonds()
+
+    def size(self, ranks: Sequence[int]) -> int:
+        return sum(map(prod, self.form.shapes(self.folding, ranks)))
+
+    def loss(self, ranks: Sequence[int]) -> float:
+        """Without cuts, that of the sum of rank-one tensors which takes as many parameters."""
+        if self.terms:
+            return self.terms[min(self.size(ranks) // sum(self.folding.modes), len(self.terms) - 1)]
+        return sum(losses[min(prod(ranks[k] for k in which), len(losses) - 1)] for which, losses in self.cuts)
+
+    def point(self, ranks: Sequence[int]) -> Point:
+        return Point(self.size(ranks), self.loss(ranks), tuple(ranks), self)
+
+    def find_bonds(self) -> list[tuple[int, list[int]]]:
+        """Each rank that joins two cores, and which two."""
+        shapes = self.form.shapes(self.folding, self.largest)
+        bonds = []
+        for k in range(len(self.largest)):
+            raised = self.form.shapes(self.folding, replace_rank(self.largest, k, self.largest[k] + 1))
+            cores = [core for core, (own, other) in enumerate(zip(shapes, raised, strict=True)) if own != other]
+            bonds += [(k, cores)] if len(cores) == 2 else []
+        return bonds
+
+    def trim(self, ranks: Sequence[int]) -> tuple[int, ...]:
+        """Without what no weight can use: at a bond, a core is no longer than all its other axes together."""
+        trimmed = list(ranks)
+        for k, cores in self.bonds:
+            shapes = self.form.shapes(self.folding, trimmed)
+            trimmed[k] = min(trimmed[k], *(prod(shapes[core]) // trimmed[k] for core in cores))
+        return tuple(trimmed) if trimmed == list(ranks) else self.trim(trimmed)
+
+    def walk(self) -> list[Point]:
+        """From the largest ranks down to all ones."""
+        return list(map(self.point, self.follow_path() if self.terms else self.descend()))
+
+    def follow_path(self) -> Iterator[Sequence[int]]:
+        """The ranks along the even path, if the loss does not tell them apart."""
+        steps = path(self.decomp, (self.folding,)).steps
+        count = len(steps)
+        while count:
+            yield walked(self.decomp, (self.folding,), steps[:count])[0]
+            count -= max(1, count // STRIDE)
+        yield (1,) * len(self.largest)
+
+    def descend(self) -> Iterator[Sequence[int]]:
+        """The ranks after each step that loses least for the parameters that it saves."""
+        ranks = self.trim(self.largest)
+        yield ranks
+        while max(ranks) > 1:
+            here, steps = self.point(ranks), []
+            for k, rank in enumerate(ranks):
+                if rank > 1:
+                    there = self.point(replace_rank(ranks, k, rank - max(1, rank // STRIDE)))
+                    steps.append(((there.loss - here.loss) / (here.size - there.size), there.ranks))
+            ranks = self.trim(min(steps)[1])
+            yield ranks
+
+    def raises(self, ranks: Sequence[int]) -> Iterator[tuple[float, int, tuple[int, ...]]]:
+        """What each rank gains a parameter if it grows by one, what that takes, and the ranks then."""
+        here = self.point(ranks)
+        for k, largest in enumerate(self.largest):
+            there = self.point(replace_rank(ranks, k, ranks[k] + 1))
+            useful = ranks[k] < largest and here.loss - there.loss > FLOOR and self.trim(there.ranks) == there.ranks
+            if useful and there.size <= self.weights:
+                size = there.size - here.size
+                yield (here.loss - there.loss) / size, size, there.ranks
+
+
+def replace_rank(ranks: Sequence[int], k: int, rank: int) -> tuple[int, ...]:
+    return (*ranks[:k], rank, *ranks[k + 1 :])
+
+
+def keep_best(points: Iterable[Point]) -> list[Point]:
+    """Those that lose less than every smaller one, by size."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: point[:2]):
+        if not best or point.loss < best[-1].loss:
+            best.append(point)
+    return best
+
+
+def find_hull(points: Sequence[Point]) -> list[Point]:
+    """Those on the lower convex hull: the gain for a parameter falls from each to the next."""
+    hull: list[Point] = []
+    for point in points:
+        while len(hull) > 1 and rate_gain(hull[-2], hull[-1]) <= rate_gain(hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return hull
+
+
+def rate_gain(before: Point, after: Point) -> float:
+    return (before.loss - after.loss) / (after.size - before.size)
+
+
+def list_walks(decomp: str, weights: Sequence[Tensor], foldings: Sequence[Sequence[Folding]]) -> Iterator[list[Point]]:
+    """The best points of each layer over all foldings that it may have, none larger than the weight if one is not."""
+    for weight, choices in zip(weights, foldings, strict=True):
+        points = keep_best(point for folding in choices for point in Option(decomp, folding, weight).walk())
+        yield [point for point in points if point.size <= weight.numel()] or points[:1]
+
+
+def spend_budget(
+    decomp: str, weights: Sequence[Tensor], foldings: Sequence[Sequence[Folding]], budget: float
+) -> list[Layout]:
+    """The layout of every layer, all together within `budget` (a share of all weights), each in one of its foldings.
+
+    Raises ValueError if even ranks of one are over the budget; above all that is useful nothing more is spent.
+    """
+    hulls = [find_hull(points) for points in list_walks(decomp, weights, foldings)]
+    size, least = sum(weight.numel() for weight in weights), sum(hull[0].size for hull in hulls)
+    left = int(budget * size + 1e-6) - least
+    if left < 0:
+        raise ValueError(
+            f"budget={budget}: the smallest {decomp} with these modes has {least:,} of {size:,} parameters, "
+            f"allowed is {least / size:.4f} or more"
+        )
+    chosen = [hull[0] for hull in hulls]
+    steps = [(-rate_gain(*pair), layer, pair[1]) for layer, hull in enumerate(hulls) for pair in pairwise(hull)]
+    for _, layer, after in sorted(steps, key=lambda step: step[:2]):
+        taken = after.size - chosen[layer].size
+        if taken <= left:  # also past a step that was too large: then by two at once
+            chosen[layer], left = after, left - taken
+    return [Layout(decomp, point.option.folding, point.ranks) for point in fill_gap(chosen, left)]
+
+
+def fill_gap(chosen: Sequence[Point], left: int) -> list[Point]:
+    """Raise single ranks, those that gain most first, until none is left that gains and fits."""
+    filled, heap = list(chosen), []
+
+    def offer(layer: int) -> None:
+        fitting = [step for step in filled[layer].option.raises(filled[layer].ranks) if step[1] <= left]
+        if fitting:
+            gain, size, ranks = max(fitting)
+            heapq.heappush(heap, (-gain, layer, size, ranks))
+
+    for layer in range(len(filled)):
+        offer(layer)
+    while heap:
+        _, layer, size, ranks = heapq.heappop(heap)
+        if size <= left:
+            filled[layer], left = filled[layer].option.point(ranks), left - size
+        offer(layer)
+    return filled
+
+
+def meet_error(
+    decomp: str,
+    weights: Sequence[Tensor],
+    foldings: Sequence[Sequence[Folding]],
+    error: float,
+    measure: Callable[[int, Layout], float],
+) -> Iterator[Layout | None]:
+    """The smallest layout of each layer whose relative error, as measured, is at most `error`; None if none is smaller
+    than the weight. `measure` takes the number of the layer and a layout, and fits it.
+    """
+    for layer, points in enumerate(list_walks(decomp, weights, foldings)):
+        layouts = [Layout(decomp, point.option.folding, point.ranks) for point in points]
+        layouts = [layout for layout in layouts if layout.parameters < layout.size]
+        place = bisect_left(layouts, True, key=lambda layout: measure(layer, layout) <= error)  # noqa: B023
+        yield layouts[place] if place < len(layouts) else None
+
+
+def list_foldings(decomp: str, outputs: int, inputs: int, dims: int, kernel: int) -> list[Folding]:
+    """The balanced folding and, for a kernel, the one with the kernel as a mode of its own: O x I x height * width.
+
+    Only if cuts tell them apart: chosen by `measure_terms`, a folding of CP or of a ring was as often worse as better.
+    """
+    foldings = [fold(outputs, inputs, dims, kernel)]
+    if kernel > 1 and dims > 2 and len(FORMATS[decomp].cuts(foldings[0])) > 1:
+        rows = dims // 2 if outputs > inputs else (dims - 1) // 2
+        modes = [*balanced(outputs, rows), *balanced(inputs, dims - 1 - rows), kernel]
+        foldings.append(Folding(outputs, inputs * kernel, tuple(modes), rows))
+    return foldings if foldings[0] != foldings[-1] else foldings[:1]

@@ -1,0 +1,277 @@
+"""Any network with its layers decomposed, and made plain again.
+
+A copy of the network is changed in place: a layer becomes another one and stays the same object, so that whatever
+holds it (a list, a wrapper, a second name, its hooks) holds the decomposed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ..errors import InputError
+from ..formats import FORMATS, OR_YOUR_OWN, RANK_RULES, Folding, Layout, fold
+from ..initial import approximate, draw, silence
+from ..layers import Decomposed, decomposed_type, kernel_size
+from ..original import decompose_draw
+from .allocation import list_foldings
+from .parts import Part, Selectors, all_names, choose, copy_module, group_tied, run_example, survey
+from .sizes import Sizes
+
+ALLOCATIONS = ("", "error", "even")
+INITS = ("weights", "random", "decompose", "decompose_rescaled")
+
+
+# --- to cores
+
+
+@torch.inference_mode(False)  # in which no gradient would reach the cores
+def decompose(
+    module: nn.Module,
+    *,
+    decomp: str = "tt",
+    dims: int = 3,
+    budget: float = 0.0,
+    rank_scale: float = 0.0,
+    error: float = 0.0,
+    allocation: str = "",
+    rank_rule: str = "auto",
+    init: str = "weights",
+    skip: Selectors = (),
+    only: Selectors = (),
+    budgets: Mapping[str, float] | None = None,
+    ranks: int | Sequence[int] | Mapping[str, int | Sequence[int]] | None = None,
+    contraction: str = "auto",
+    example: Any = None,
+) -> nn.Module:
+    """A copy of the module with its linear layers and convolutions held in a tensor format.
+
+    `decomp` is the format: "tt" (tensor train), "tucker" (dense core), "tucker_tt" (Tucker whose core is a tensor
+    train), "cp", "ring" (tensor ring), "bottleneck" (two thin matrices, never folded), or one that `lowrank.register`
+    has made known. `dims`, 2 or more, is the number of modes that a weight [outputs, inputs] is folded into.
+    `rank_rule` says how the ranks of all layers grow together: "useful", in proportion to the largest that the format
+    can use, "root", to the square roots of those, "uniform", all equal, "original", as in the experiments of 2019, or
+    "auto", which of these trains best in that format. `contraction` is how a layer computes: "factors" (two
+    thin products through the cut), "weight" (makes the weight, then one product), "cores" (one core after another), or
+    "auto", the cheapest.
+
+    One of three says how small: `budget`, the share of the replaced layers' weights, all together, that the
+    decomposed ones may use; `error`, the relative error that no layer may exceed, each as small as it allows, and left
+    dense if nothing smaller does; `rank_scale`, the share of the way to the largest useful ranks. Before them, or in
+    their place, come `ranks` by hand, for all layers or by name, {"fc": (8, 8), "layer4.*": 16}, where one number
+    stands for all ranks of a layer as far as each is of use, and `budgets`, {"layer3.*": 0.1}, a share for the layers
+    of each pattern together. A layer follows the first pattern that names it; one that nothing names is left.
+    `allocation` "error" spends a budget over layers and ranks where the error of the approximation falls most, "even"
+    by the `rank_rule`; unless it is said, it is "error" if cores start at the module's weights.
+
+    `init` "weights" starts at the best approximation of the module's weights, "random" at orthogonal cores of the
+    same spread, "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread
+    restored. `skip` names layers to leave, `only` those to take: shell patterns, types of layers, or functions of a
+    name and a layer. What cannot be decomposed is left, with a warning; `lowrank.summary` lists it.
+
+    With an `example` input (a tensor, a tuple, or a dict of arguments by name), one forward pass before and one after
+    find the layers whose cores the output does not follow.
+
+    Raises InputError, one line that names the argument or the layer, if something of this cannot be.
+
+    >>> net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    >>> small = lowrank.decompose(net, decomp="tt", dims=3, budget=0.25, skip="2")
+    >>> [tuple(core.shape) for core in small[0].cores]
+    [(1, 64, 7), (7, 8, 8), (8, 8, 1)]
+    """
+    check(module, decomp, dims, rank_rule, init, allocation)
+    if not allocation:
+        fitted = init == "weights" and rank_rule == "auto" and not any(each.is_meta for each in module.parameters())
+        allocation = "error" if fitted and not rank_scale else "even"
+    by_hand = ranks if isinstance(ranks, Mapping) else {} if ranks is None else {"*": ranks}
+    sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, budgets or {}, by_hand)
+    sizes.check()
+    net = copy_module(module)
+    groups = group_tied(choose(net, only, skip))
+    if (error or allocation == "error") and any(group[0].module.weight.is_meta for group in groups):
+        raise InputError("module: its weights are on the meta device; allowed there: allocation='even', and no error")
+    with one_line():
+        weights = [weight_matrix(group) for group in groups]
+        foldings = [foldings_of(group, decomp, int(dims), rank_rule, allocation) for group in groups]
+        layouts = sizes.layouts([all_names(group) for group in groups], weights, foldings)
+        for group, layout in zip(groups, layouts, strict=True):
+            if layout:
+                hold_tied(group, layout, init, contraction)
+    if example is not None:
+        refuse_unfollowed(module, net, tree_map_only(Tensor, torch.clone, example))
+    return net
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Makes the ValueError of formats and layers the InputError that a notebook shows in one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def check(module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str, allocation: str) -> None:
+    if not isinstance(module, nn.Module):
+        raise InputError(f"module={type(module).__name__}; allowed: a torch.nn.Module")
+    for name, value, allowed in (
+        ("decomp", decomp, FORMATS),
+        ("rank_rule", rank_rule, RANK_RULES),
+        ("init", init, INITS),
+        ("allocation", allocation, ALLOCATIONS),
+    ):
+        if not isinstance(value, str) or value not in allowed:
+            more = OR_YOUR_OWN if name == "decomp" else ""
+            raise InputError(f"{name}={value!r}; allowed: {', '.join(filter(None, allowed))}{more}")
+    if not isinstance(dims, Integral) or isinstance(dims, bool) or dims < 2:
+        raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
+
+
+def weight_matrix(group: Sequence[Part]) -> Tensor:
+    """The weight of these layers, [O, I]."""
+    layer = group[0].module
+    return decomposed_type(layer).to_matrix(layer, layer.weight.detach())
+
+
+def foldings_of(group: Sequence[Part], decomp: str, dims: int, rank_rule: str, allocation: str) -> list[Folding]:
+    """How the weight of these layers may be folded."""
+    kernel, (outputs, inputs) = kernel_size(group[0].module), weight_matrix(group).shape
+    if allocation == "error":
+        return list_foldings(decomp, outputs, inputs // kernel, dims, kernel)
+    return [fold(outputs, inputs // kernel, dims, kernel, rank_rule)]
+
+
+@torch.no_grad()
+def hold_tied(parts: Sequence[Part], layout: Layout, init: str, contraction: str) -> None:
+    """Hold the layers of one weight in this layout, and on the same cores."""
+    cores = {}
+    for part in parts:
+        layer = part.module
+        # nn.MultiheadAttention takes the weight of such a layer and never calls it
+        way = "weight" if isinstance(layer, NonDynamicallyQuantizableLinear) else contraction
+        decomposed = decomposed_type(layer)(layer, layout, way)
+        if not cores:
+            start(decomposed, layer.weight, init)
+            cores, error = {f"core_{k}": core for k, core in enumerate(decomposed.cores)}, decomposed.error
+        decomposed._parameters |= cores
+        decomposed.error = error
+        become(layer, decomposed)
+
+
+def become(layer: nn.Module, other: nn.Module) -> None:
+    """Make a layer what the other is and let it stay the same object."""
+    layer.__class__, layer.__dict__ = type(other), vars(other)
+
+
+def start(layer: Decomposed, weight: Tensor, init: str) -> None:
+    """Start the cores from a dense weight as `init` says; on the meta device there is nothing to start."""
+    if weight.is_meta:
+        return
+    with plain_defaults(torch.promote_types(weight.dtype, torch.float32)):
+        std = weight.to(torch.get_default_dtype()).square().mean().sqrt().item()
+        if std == 0:
+            silence(layer)
+        elif init == "random":
+            draw(layer, std)
+        elif init == "weights":
+            layer.error = approximate(layer, layer.to_matrix(layer, weight))
+        else:
+            dense = layer.to_matrix(layer, std * torch.randn(weight.shape))
+            layer.error = approximate(layer, dense, std if init == "decompose_rescaled" else None, decompose_draw)
+
+
+@contextmanager
+def plain_defaults(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors are of this dtype and on the CPU, whatever a user's defaults are."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def assign(layer: Decomposed, weight: Tensor) -> None:
+    """Fit the cores of a decomposed layer, in place, to a weight of the dense layer's shape; sets `layer.error`.
+
+    Raises InputError if the layer is not a decomposed one or cannot have this weight.
+
+    >>> layer = lowrank.decompose(nn.Linear(64, 64), decomp="tt", budget=0.25)
+    >>> lowrank.assign(layer, torch.ones(64, 64))
+    >>> torch.allclose(layer.weight, torch.ones(64, 64), atol=1e-4)
+    True
+    """
+    if not isinstance(layer, Decomposed):
+        raise InputError(f"layer={type(layer).__name__}; allowed: a layer that lowrank.decompose made")
+    shape = tuple(layer.made_weight().shape)
+    if not isinstance(weight, Tensor) or tuple(weight.shape) != shape or not weight.isfinite().all():
+        given = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise InputError(f"weight of {given}; allowed: a tensor of {shape} without NaN or infinite numbers")
+    layer.error = 0.0
+    start(layer, weight.detach(), "weights")
+
+
+# --- what a forward pass follows
+
+
+def refuse_unfollowed(module: nn.Module, net: nn.Module, example: Any) -> None:
+    """Raise InputError at layers that the output of the dense module follows, and whose cores the new one does not."""
+    cores = {part.name: part.module.cores for part in survey(net) if isinstance(part.module, Decomposed)}
+    layers = {name: module.get_submodule(name) for name in cores}
+    weights = {name: [layer.weight] for name, layer in layers.items() if not isinstance(layer, Decomposed)}
+    lost = followed(module, weights, example) - followed(net, cores, example)
+    if lost:
+        raise InputError(
+            f"the output does not follow the cores of {', '.join(sorted(lost))}: forward reaches the weight by another "
+            "way than the layer, a function that holds it, for one; change that, or skip the layer"
+        )
+
+
+@torch.enable_grad()
+def followed(module: nn.Module, parameters: Mapping[str, Sequence[nn.Parameter]], example: Any) -> set[str]:
+    """The names under which a parameter has a gradient of the output, frozen ones included."""
+    flat = [(name, parameter) for name, each in parameters.items() for parameter in each]
+    frozen = [parameter for _, parameter in flat if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        leaves = [each for each in tree_leaves(run_example(module, example)) if isinstance(each, Tensor)]
+        sums = [each.sum() for each in leaves if each.requires_grad]
+        if not sums:
+            return set()
+        gradients = torch.autograd.grad(sums, [parameter for _, parameter in flat], allow_unused=True)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return {name for (name, _), gradient in zip(flat, gradients, strict=True) if gradient is not None}
+
+
+# --- back
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def densify(module: nn.Module) -> nn.Module:
+    """A copy of the module with every decomposed layer made a plain one again, with the weight that its cores make.
+
+    >>> lowrank.densify(lowrank.decompose(nn.Linear(64, 64), decomp="ring", budget=0.25))
+    Linear(in_features=64, out_features=64, bias=True)
+    """
+    net = copy_module(module)
+    weights: dict[tuple[int, ...], nn.Parameter] = {}
+    for part in survey(net):
+        if isinstance(part.module, Decomposed):
+            plain, cores = part.module.dense(), tuple(map(id, part.module.cores))
+            plain._parameters["weight"] = weights.setdefault(cores, plain.weight)  # tied layers stay tied
+            become(part.module, plain)
+    return net

@@ -1,0 +1,119 @@
+"""Where trials run: worker processes that this one starts on this machine, or a Dask cluster that others started.
+
+The scheduler of local workers runs in this process, the workers are plain subprocesses of it. Dask's own Nanny is not
+used: its children run this process's script again from the top, it cannot start them from a daemonic process, and when
+they are interrupted or die at the wrong moment it writes pages of log.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..config import InputError
+
+WORKER = Path(__file__).with_name("worker.py")
+RESTART = 2  # seconds between two starts in the same place: what dies at once shall not keep the machine busy
+
+
+def check_address(scheduler: str, insecure: bool) -> None:
+    """Raises InputError if the scheduler is on another host and its connection is neither encrypted nor waived."""
+    if type(insecure) is not bool:
+        raise InputError(f"insecure={insecure!r}; allowed: True or False")
+    parts = urlsplit(scheduler)
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
+        raise InputError(
+            f"scheduler={scheduler!r}; allowed: tls://host:port, tcp://127.0.0.1:port, or '' for this machine"
+        )
+    try:
+        here = ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        here = parts.hostname == "localhost"
+    if parts.scheme == "tcp" and not here and not insecure:
+        raise InputError(
+            f"scheduler={scheduler!r}: tcp lets whoever reaches that host run code; allowed: tls://, or insecure=True"
+        )
+
+
+def slots(slots_per_gpu: int, workers: int) -> list[dict[str, str]]:
+    """The environment of each local worker: its own GPU, or its share of the CPU's cores. Raises InputError."""
+    import torch
+    from dask.system import CPU_COUNT
+
+    for name, value, least in (("slots_per_gpu", slots_per_gpu, 1), ("workers", workers, 0)):
+        if type(value) is not int or value < least:
+            raise InputError(f"{name}={value!r}; allowed: an int, {least} or more")
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    gpus = [given[k] if given != [""] else str(k) for k in range(torch.cuda.device_count())]
+    places = gpus * slots_per_gpu or [""] * CPU_COUNT
+    places = (places * workers)[:workers] if workers else places
+    threads = str(max(1, CPU_COUNT // len(places)))
+    return [{"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for gpu in places]
+
+
+class Workers:
+    """Worker processes on this machine, one in each place, which is an environment; `close` kills them.
+
+    Replaces none that died unless `replace_lost` is called now and then, by the thread that made this: if that
+    thread ends, the kernel kills its workers.
+    """
+
+    def __init__(self, address: str, places: list[dict[str, str]]) -> None:
+        self.address, self.places = address, places
+        self.folder = TemporaryDirectory(prefix="lowrank-sweep-", ignore_cleanup_errors=True)
+        self.processes = [self.start(environment) for environment in places]
+        self.started = [time.monotonic()] * len(self.processes)
+
+    def start(self, environment: dict[str, str]) -> subprocess.Popen:
+        """One worker that finds the same modules as this process, in a process group that no Ctrl-C reaches."""
+        command = [sys.executable, "-P", str(WORKER), str(os.getpid()), self.address, self.folder.name]
+        modules = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        environment = os.environ | modules | environment
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
+
+    def replace_lost(self) -> None:
+        """Starts a worker in each place where one has died."""
+        for place, process in enumerate(self.processes):
+            if process.poll() is not None and time.monotonic() - self.started[place] > RESTART:
+                self.processes[place] = self.start(self.places[place])
+                self.started[place] = time.monotonic()
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+        self.folder.cleanup()
+
+
+@contextmanager
+def connected(scheduler: Any, places: list[dict[str, str]]) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A Dask client, and what has to be called now and then in the same thread.
+
+    The client is that of the given scheduler or, if that is '', of local workers in the `places`, which end with it.
+    """
+    from distributed import Client, Scheduler, SpecCluster
+
+    if scheduler:
+        with Client(scheduler, set_as_default=False) as client:
+            yield client, lambda: None
+        return
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # for good: some is said when the cluster has ended
+    options = {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
+    head = {"scheduler": {"cls": Scheduler, "options": options}, "silence_logs": "CRITICAL"}
+    with (  # neither has an interrupted script wait, at its exit, for what it has not ended in time
+        SpecCluster(**head, shutdown_on_close=False) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        closing(Workers(cluster.scheduler_address, places)) as local,
+    ):
+        yield client, local.replace_lost

@@ -1,0 +1,215 @@
+"""A study onto an executor: Dask's local cluster by default, a cluster that others started by its address.
+
+Dask queues, places and retries. What this adds: each run is claimed, stored before it counts, and never trained twice.
+Starting the same sweep again, at the same time or after any fault, runs what is missing.
+
+An interrupt (Ctrl-C, the notebook's stop button, SIGTERM) raises nothing while a record is written or Dask starts or
+ends: it is noted, and this thread, which only waits for what `engine.Engine` brings, looks for it all the time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import pandas as pd
+
+from ..config import Config, InputError
+from ..errors import Stopped, show_stopped_as_a_line
+from ..files import claim
+from ..paths import relative
+from ..progress import SweepProgress, in_notebook
+from ..records import FINAL, collect, store
+from ..signatures import show_parameters
+from .cluster import check_address, connected, slots
+from .engine import Engine, Outcome, failed, run_trial
+from .plan import Study, announce, final_record, identified, planned, rows_of, work_of
+
+SPACE = 20_000  # bytes of disk that a record, its history and its log take
+REDRAW = 10  # seconds between two pictures of the state
+GLANCE = 0.1  # seconds between two looks for an interrupt
+ENDING = 1  # seconds that an interrupted sweep waits for Dask to end; its workers are killed before that
+LONGEST = 10**6  # minutes of a timeout
+
+
+def keep(config: Config, run: str, outcome: Outcome) -> str:
+    """Sees to it that the record is on this disk, whole, and returns its status: what was done is never replaced."""
+    from ..experiment import name_paths
+
+    content, history = outcome
+    if content["status"] in FINAL and content["run"] != run:
+        content, history = failed(f"the worker's data or code gave run {content['run']}, not {run}")
+    if there := final_record(config, run):
+        return there["status"]
+    with claim(config.folder / run, wait=content["status"] in FINAL) as mine:
+        if mine and not final_record(config, run):
+            store(config.folder, name_paths(config) | {"run": run} | content, history)
+    return content["status"]
+
+
+def check_space(folder: Path, runs: int) -> None:
+    """Raises InputError if the folder cannot be written or has no space for the records of so many runs."""
+    collect(folder)
+    free = shutil.disk_usage(folder).free
+    if free < runs * SPACE:
+        raise InputError(
+            f"runs={str(folder)!r}: {free // 1000} kB free; {runs} more records need {runs * SPACE // 1000} kB"
+        )
+
+
+def check_timeout(timeout: float) -> None:
+    if type(timeout) not in (int, float) or not 0 <= timeout <= LONGEST:
+        raise InputError(f"timeout={timeout!r}; allowed: minutes, 0 (no limit) to {LONGEST}")
+
+
+class Interrupts:
+    """SIGINT and SIGTERM while a sweep runs: if `raising`, as KeyboardInterrupt; else `pressed` says that one came.
+
+    One that comes when the sweep should long have ended does what it did before: something hangs.
+    """
+
+    def __init__(self) -> None:
+        self.raising, self.pressed, self.since = True, False, 0.0
+
+    def note(self, number: int, frame: Any) -> None:
+        late = self.pressed and time.monotonic() - self.since > 5 * ENDING
+        if not self.pressed:
+            self.pressed, self.since = True, time.monotonic()
+        if self.raising or late:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Notes the signals meanwhile, if this is the thread that gets them and they are not ignored anyway."""
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+        try:
+            for number in before:
+                signal.signal(number, self.note)
+            yield
+        finally:
+            self.raising = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def received(
+    engine: Engine, interrupts: Interrupts, log: Callable[[str], None], tick: Callable[[], None]
+) -> Iterator[tuple[str, Outcome]]:
+    """Each run with its outcome as it ends, until the engine has ended; `tick` is called all the time.
+
+    Raises what ended the engine, or KeyboardInterrupt after an interrupt.
+    """
+    while not interrupts.pressed:
+        tick()
+        try:
+            event = engine.events.get(timeout=GLANCE)
+        except Empty:
+            continue
+        if event is None:
+            return
+        if isinstance(event, BaseException):
+            raise event
+        if isinstance(event, str):
+            log(event)
+        else:
+            yield event
+    raise KeyboardInterrupt
+
+
+def run_missing(
+    engine: Engine,
+    interrupts: Interrupts,
+    work: dict[str, float],
+    log: Callable[[str], None],
+    show: Callable[[], None],
+) -> None:
+    """Stores the missing runs as they end, and shows the progress; ends the engine, whatever happens."""
+    engine.start()
+    try:
+        with closing(SweepProgress(work, log)) as progress:
+            shown = time.monotonic()
+            for run, outcome in received(engine, interrupts, log, lambda: progress.tick(engine.workers)):
+                progress.add(run, keep(engine.missing[run], run, outcome))
+                if not progress.work or time.monotonic() - shown > REDRAW:
+                    show()
+                    shown = time.monotonic()
+        progress.finish()
+    finally:
+        engine.halt.set()
+        engine.join(ENDING)
+
+
+def stopped(configs: dict[str, Config]) -> Stopped:
+    """How far an interrupted sweep has come, in one line."""
+    show_stopped_as_a_line()
+    done = sum(bool(final_record(config, run)) for run, config in configs.items())
+    count = f"{done} done, {len(configs) - done} remain" if configs else "nothing was begun"
+    return Stopped(f"stopped: {count}; the same {'cell' if in_notebook() else 'command'} goes on")
+
+
+@show_parameters(Config, given=False)
+def sweep(
+    study: Study,
+    scale: str = "smoke",
+    scheduler: Any = "",
+    runs: str = "runs",
+    seeds: int = 0,
+    slots_per_gpu: int = 1,
+    workers: int = 0,
+    insecure: bool = False,
+    timeout: float = 0,
+    show: Callable[[pd.DataFrame], None] | None = None,
+    log: Callable[[str], None] = print,
+    trial: Callable[..., dict] = run_trial,
+    **overrides: Any,
+) -> pd.DataFrame:
+    """Trains what is missing of a study, and returns one row a run, in the study's order.
+
+    `study` is the name of one (list(lowrank.studies.STUDIES)), at the `scale` smoke, cpu or gpu, or a list as
+    `lowrank.grid` makes it. Each setting runs with the seeds 0 to `seeds` - 1 unless it names its own; 0 is the scale's
+    number or what the list says. Any parameter of a run that is given replaces the study's in every run.
+    `scheduler` is '' (this machine: `slots_per_gpu` workers a GPU, or one a core; `workers` sets their number), an
+    address or a Dask cluster. A run that takes longer than `timeout` minutes (0: no limit) is ended as failed. `show`
+    is given the table now and then. Raises InputError before the first trial if something cannot be run or stored;
+    Stopped, one line, when interrupted. Interrupted, killed or repeated, it goes on where it was.
+
+    >>> study = lowrank.grid(decomp=["tt"], dims=[3], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
+    >>> table = lowrank.sweep(study)
+    own grid: 1 runs, 1 done, 0 to train
+    >>> table["parameters"].tolist()
+    [3104]
+    """
+    configs: dict[str, Config] = {}
+    interrupts = Interrupts()
+    with interrupts.noted():
+        try:
+            check_timeout(timeout)
+            if isinstance(scheduler, str) and scheduler:
+                check_address(scheduler, insecure)
+            places = [] if scheduler else slots(slots_per_gpu, workers)
+            configs = identified(planned(study, scale, seeds, runs=runs, **overrides))
+            missing = {run: config for run, config in configs.items() if not final_record(config, run)}
+            work = work_of(missing)
+            interrupts.raising = False
+            folder = Config(runs=runs).folder
+            check_space(folder, len(missing))
+            log(announce(study, scale, configs, missing))
+            if missing:
+                log(f"records: {relative(folder)}")
+                engine = Engine(partial(connected, scheduler, places), trial, missing, timeout)
+                run_missing(engine, interrupts, work, log, lambda: show and show(rows_of(configs, folder)))
+            return rows_of(configs, folder)
+        except KeyboardInterrupt:
+            interrupts.raising = False
+            raise stopped(configs) from None

@@ -1,0 +1,205 @@
+"""What a sweep does with Dask: trials on its workers, and a thread that hands them out and brings back how they ended.
+
+The thread keeps everything of Dask to itself, so that an interrupt finds the caller's thread waiting and nothing half
+done: see driver.py.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from csv import DictReader
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+from ..config import Config, InputError
+from ..files import claim, named
+from ..formats import Format
+from ..formats.own import own_formats, register
+
+Outcome = tuple[dict[str, Any], list[dict[str, Any]]]  # a record and its history
+LOOK = 0.05  # seconds between two looks at what has ended
+COUNT = 1  # seconds between two counts of the workers
+
+
+# On a worker
+
+
+def run_trial(**parameters: Any) -> dict[str, Any]:
+    """The trial of a sweep: lowrank.run, in whatever process it lands."""
+    from ..experiment import run
+
+    return run(**parameters)
+
+
+def learn_formats(own: dict[str, Format]) -> None:
+    """Makes the formats that the driver has registered known in this process."""
+    for decomp, form in own.items():
+        register(decomp, form)
+
+
+def attempt(
+    trial: Callable[..., dict], parameters: dict[str, Any], run: str, wait: bool, timeout: float = 0, sweep: str = ""
+) -> Outcome | None:
+    """Trains one run in this process; None if another process is at it, unless told to wait for that one.
+
+    What the trial says goes to runs/<run>/log.txt. An exception becomes a record of status "failed"; so does a trial
+    that was ended after `timeout` minutes, in the attempt that Dask makes next. Raises InputError if the folder
+    cannot be written: no other run could be stored either.
+    """
+    folder = Config.of(parameters).folder / run
+    with claim(folder, wait=False) as free:  # a hint: the trial itself claims the run and waits
+        if not free and not wait:
+            return None
+    with named(folder / "log.txt"), open(folder / "log.txt", "a", buffering=1) as log:
+        try:
+            with time_limit(timeout, folder / f".timeout-{sweep}.tmp", log):
+                done = trial(log=lambda line: print(line, file=log), **parameters)
+        except Exception as error:
+            traceback.print_exc(file=log)
+            if poisoned():
+                os._exit(1)  # nothing runs on this GPU in this process any more: Dask replaces the worker
+            if isinstance(error, InputError) and isinstance(error.__cause__, OSError):
+                raise
+            return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}, []
+    return dict(done), rows(folder / "history.csv")
+
+
+@contextmanager
+def time_limit(minutes: float, note: Path, log: Any) -> Iterator[None]:
+    """Ends this process if the block takes longer, even in C code; 0 is no limit.
+
+    Where each thread was is then left in the file `note`. Raises TimeoutError, before the block, if it is there.
+    """
+    if not minutes:
+        yield
+        return
+    with suppress(FileNotFoundError):
+        if left := note.read_text():
+            print(left, file=log)
+            note.unlink()
+            raise TimeoutError(f"still running after timeout={minutes:g} minutes; log.txt says where")
+    with open(note, "w") as file:
+        faulthandler.dump_traceback_later(60 * minutes, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            note.unlink(missing_ok=True)
+
+
+def rows(table: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV file; none if there is no file."""
+    if not table.is_file():
+        return []
+    with open(table, newline="") as file:
+        return list(DictReader(file))
+
+
+def poisoned() -> bool:
+    """Whether a CUDA error has left this process without a usable GPU."""
+    torch = sys.modules.get("torch")
+    try:
+        if torch and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+# At the driver
+
+
+def failed(reason: str) -> Outcome:
+    return {"status": "failed", "reason": reason}, []
+
+
+class Engine(Thread):
+    """Hands the missing runs to Dask; `events` gets lines to log, each run with its outcome
+    as it ends, and last None or what went wrong.
+
+    `connect` gives a Dask client and what has to be called now and then (`cluster.connected`). Ends within moments
+    of `halt` being set, with what it started.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractContextManager],
+        trial: Callable[..., dict],
+        missing: dict[str, Config],
+        timeout: float,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.connect, self.trial, self.missing, self.timeout = connect, trial, missing, timeout
+        self.events: SimpleQueue = SimpleQueue()
+        self.halt = Event()
+        self.workers, self.counted = 0, 0.0
+
+    def run(self) -> None:
+        try:
+            with self.connect() as (client, tend):
+                self.events.put(f"dashboard: {client.dashboard_link}")
+                client.register_worker_callbacks(partial(learn_formats, own_formats()))
+                for run, outcome in self.outcomes(client, tend):
+                    self.events.put((run, outcome))
+            self.events.put(None)
+        except BaseException as error:
+            self.events.put(error)
+
+    def outcomes(self, client: Any, tend: Callable[[], None]) -> Iterator[tuple[str, Outcome]]:
+        """Each run with its outcome as it ends; a run that another sweep is at comes last.
+
+        Raises InputError if the scheduler is gone.
+        """
+        from distributed import as_completed
+
+        sweep = f"trial-{uuid.uuid4().hex[:8]}"
+        futures = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+
+        def submit(run: str, wait: bool) -> None:
+            parameters, key = asdict(self.missing[run]), (sweep, run, int(wait))
+            asked = (self.trial, parameters, run, wait, self.timeout, sweep)
+            futures.add(client.submit(attempt, *asked, key=key, priority=-int(wait), pure=False))
+
+        for run in self.missing:
+            if not self.halt.is_set():
+                submit(run, wait=False)
+        while not futures.is_empty() and not self.halt.wait(LOOK):
+            tend()
+            self.count(client)
+            for future, result in futures.next_batch(block=False):
+                run = future.key[1]
+                if outcome := outcome_of(future, result):
+                    yield run, outcome
+                else:
+                    submit(run, wait=True)
+
+    def count(self, client: Any) -> None:
+        """Brings the number of workers up to date."""
+        if time.monotonic() - self.counted > COUNT:
+            self.counted = time.monotonic()
+            with suppress(OSError):  # the connection is being made anew
+                self.workers = len(client.nthreads())
+
+
+def outcome_of(future: Any, result: Any) -> Outcome | None:
+    """What an ended future brings: None if another process is at it. Raises InputError if the scheduler is gone."""
+    from distributed import KilledWorker
+
+    if future.status == "finished":
+        return result
+    if future.status != "error":
+        raise InputError(f"scheduler={future.client.scheduler.address!r} is gone; start again for what is missing")
+    if isinstance(result[1], KilledWorker):
+        return failed("its worker died each time it was tried (killed, out of memory, a CUDA error): see its log.txt")
+    raise result[1]

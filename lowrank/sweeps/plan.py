@@ -1,0 +1,154 @@
+"""A study as runs: which there are, and which of them are done."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..config import Config, InputError
+from ..errors import refuse_unknown
+from ..files import claim
+from ..records import FINAL, record, results
+from ..signatures import show_parameters
+from .studies import SCALES, SEEDS, STUDIES, each
+
+Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
+NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
+# what a sweep is given beside the parameters of its runs
+SWITCHES = [
+    "study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout",
+]  # fmt: skip
+
+
+def planned(
+    study: Study, scale: str = "smoke", seeds: int = 0, dataset: str = "", **overrides: Any
+) -> list[dict[str, Any]]:
+    """The parameters of every run of a study, a named one at its scale.
+
+    `seeds` runs each with seeds 0 to seeds - 1, but those that name a seed; 0 is the scale's own number and, for a
+    list, what the list says. `dataset`, if it is not '', and `overrides` replace a parameter in every run. Raises
+    InputError if there is no such study, scale or parameter.
+    """
+    if isinstance(study, str) and study not in STUDIES:
+        raise InputError(f"study={study!r}; allowed: {', '.join(STUDIES)}")
+    if scale not in SCALES:
+        raise InputError(f"scale={scale!r}; allowed: {', '.join(SCALES)}")
+    if type(seeds) is not int or seeds < 0:
+        raise InputError(f"seeds={seeds!r}; allowed: an int, 0 or more")
+    refuse_unknown(overrides, [*SWITCHES, *(each.name for each in fields(Config))])
+    runs = study
+    if isinstance(study, str):
+        runs, seeds = each([SCALES[scale]], *STUDIES[study][scale]), seeds or SEEDS[scale]
+    overrides |= {"dataset": dataset} if dataset else {}
+    runs = each(runs, overrides)
+    return [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
+
+
+def settle_precision() -> str:
+    """What precision="auto" is in a sweep, decided once: its workers may differ."""
+    from ..experiment import best_device
+    from ..hardware.precision import resolved_precision
+
+    return resolved_precision("auto", best_device())
+
+
+def read_data(dataset: str) -> Any:
+    """What decides the ids of runs on a dataset: its fingerprint and its size."""
+    from ..data import load
+
+    return load(dataset)
+
+
+def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
+    """The Config of every run under its id; raises InputError, before anything runs, if one is not possible."""
+    configs = [Config.of(parameters) for parameters in runs]
+    data = {dataset: read_data(dataset) for dataset in {config.dataset for config in configs}}
+    configs = [config.fitted(len(data[config.dataset].train_labels)) for config in configs]
+    if any(config.precision == "auto" for config in configs):
+        auto = settle_precision()
+        configs = [replace(config, precision=auto) if config.precision == "auto" else config for config in configs]
+    return {config.run(data[config.dataset].fingerprint): config for config in configs}
+
+
+def final_record(config: Config, run: str) -> dict[str, Any] | None:
+    """The record of a run that needs no training any more."""
+    found = record(config.folder, run)
+    return found if found and found["status"] in FINAL else None
+
+
+def work_of(configs: dict[str, Config]) -> dict[str, float]:
+    """What each run costs: the multiply-adds of one image forward, times the epochs."""
+    return {run: float(config.epochs * multiply_adds(config)) for run, config in configs.items()}
+
+
+def multiply_adds(config: Config) -> int:
+    """The multiply-adds of one image forward; 1 if there can be no such network."""
+    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
+    with suppress(InputError):
+        return count_multiply_adds(**{name: getattr(config, name) for name in names})
+    return 1
+
+
+@cache
+def count_multiply_adds(**form: Any) -> int:
+    from ..experiment import build, count_network
+
+    config = Config.of(form)
+    with torch.device("meta"):
+        return count_network(config, build(config, classes=10))["multiply_adds"]
+
+
+def announce(study: Study, scale: str, configs: dict[str, Config], missing: dict[str, Config]) -> str:
+    """How many runs there are, how many are done, and whether those come from other revisions of the code."""
+    from ..experiment import revision
+
+    done = [record(config.folder, run) for run, config in configs.items() if run not in missing]
+    here = revision() if done else ""
+    other = sum(found.get("revision") != here for found in done)
+    name = f"{study}, {NAMES.get(scale, scale)}" if isinstance(study, str) else "own grid"
+    note = f" ({other} by another revision of the code)" if other else ""
+    return f"{name}: {len(configs)} runs, {len(done)} done{note}, {len(missing)} to train"
+
+
+def rows_of(configs: dict[str, Config], folder: Path) -> pd.DataFrame:
+    """The rows of the table that belong to these runs, in their order."""
+    places = {run: place for place, run in enumerate(configs)}
+    table = results(folder)
+    found = table[table["run"].isin(places)]
+    return found.sort_values("run", key=lambda runs: runs.map(places), ignore_index=True)
+
+
+@show_parameters(Config, given=False)
+def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs", **overrides: Any) -> pd.DataFrame:
+    """One row a run of a study, stored or not: done, diverged, failed, running or remaining.
+
+    The parameters are those of `lowrank.sweep`. Columns: `run`, `status`, the parameters that vary, `test_accuracy`,
+    and of a failed run `reason` and `log`, the file of what it said.
+
+    >>> study = lowrank.grid(decomp=["tt"], dims=[3, 4], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
+    >>> lowrank.status(study)[["status", "dims"]].to_dict("records")
+    [{'status': 'done', 'dims': 3}, {'status': 'remaining', 'dims': 4}]
+    """
+    rows = []
+    for run, config in identified(planned(study, scale, seeds, runs=runs, **overrides)).items():
+        found = record(config.folder, run) or {"status": "remaining"}
+        state = "running" if found["status"] not in FINAL and running(config.folder / run) else found["status"]
+        log = str(config.folder / run / "log.txt") if state == "failed" else ""
+        measured = {name: found.get(name) for name in ("test_accuracy", "reason")}
+        rows.append({"run": run, "status": state} | asdict(config) | measured | {"log": log})
+    frame = pd.DataFrame(rows)
+    return frame.drop(columns=[each.name for each in fields(Config) if frame[each.name].nunique() == 1])
+
+
+def running(folder: Path) -> bool:
+    """Whether a process holds the claim of a run."""
+    if not folder.is_dir():
+        return False
+    with claim(folder, wait=False) as free:
+        return not free

@@ -1,0 +1,510 @@
+"""Data: every way in gives the right pixels, damage is repaired or named, and augmentation does what it says."""
+
+import hashlib
+import http.server
+import io
+import math
+import os
+import pickle
+import tarfile
+import threading
+import time
+import zipfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision import datasets
+
+from lowrank.data import load, sources
+from lowrank.data.augmentation import FULL, LIGHT, Augmentation, augmented, draws
+from lowrank.data.dataset import Data, held_out
+from lowrank.data.images import SIZE
+from lowrank.errors import InputError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Each test starts with an empty cache."""
+    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An image folder of two classes, 3 training and 2 test images each: PIXELS in the order of the names."""
+    names = [
+        f"{s}/{c}/{i}.png" for s, count in (("train", 3), ("test", 2)) for c in ("cat", "dog") for i in range(count)
+    ]
+    for name, pixels in zip(names, PIXELS, strict=False):
+        file = tmp_path / "pets" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(file)
+    return tmp_path / "pets"
+
+
+def packed(folder: Path, ending: str, prefix: str = "") -> Path:
+    """An archive of the folder, its members in no sensible order."""
+    archive = folder.with_name(folder.name + ending)
+    files = sorted((each for each in folder.rglob("*") if each.is_file()), key=lambda each: each.name, reverse=True)
+    is_zip = ending == ".zip"
+    with zipfile.ZipFile(archive, "w") if is_zip else tarfile.open(archive, "w:" + ending[5:]) as file:
+        for each in files:
+            (file.write if is_zip else file.add)(each, prefix + each.relative_to(folder).as_posix())
+    return archive
+
+
+def same(one: Data, other: Data) -> bool:
+    named = (one.fingerprint, one.classes) == (other.fingerprint, other.classes)
+    tensors = ("train_images", "train_labels", "test_images", "test_labels")
+    return named and all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors)
+
+
+def refusal(dataset: Path | str) -> str:
+    with pytest.raises(InputError) as caught:
+        load(str(dataset))
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(f"dataset={str(dataset)!r}: ")
+    return message
+
+
+# Where data come from
+
+
+def test_digits_keep_their_pixels():
+    data, source = load("digits"), load_digits()
+    greys = torch.from_numpy(source.images)
+    assert data.classes == tuple("0123456789") and len(data.train_images) + len(data.test_images) == len(greys)
+    assert data.train_images.dtype == torch.uint8 and data.train_labels.dtype == torch.int64
+    assert data.test_labels.tolist() == source.target[::6].tolist()
+    for channel in data.test_images.unbind(1):
+        middles = channel[:, 5:28:3, 5:28:3]  # of the 3x3 that each pixel became
+        torch.testing.assert_close(middles.double() * 16 / 255, greys[::6], atol=0.04, rtol=0)
+        assert not channel[:, :4].any() and not channel[:, :, -4:].any()
+    assert same(data, load("digits"))
+
+
+def test_folder_keeps_pixels_names_and_order(folder):
+    data = load(str(folder))
+    assert data.classes == ("cat", "dog")
+    assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1] and data.test_labels.tolist() == [0, 0, 1, 1]
+    assert np.array_equal(torch.cat([data.train_images, data.test_images]), PIXELS[:10])
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.xz", ".tar.gz", ".tar.bz2", ".zip"])
+@pytest.mark.parametrize("prefix", ["", "pets/"])
+def test_archive_equals_the_folder_it_was_made_of(folder, ending, prefix):
+    assert same(load(str(packed(folder, ending, prefix))), load(str(folder)))
+
+
+def test_other_sizes_and_modes_become_32x32_in_colour(folder):
+    Image.new("L", (100, 50), 200).save(folder / "train/cat/0.png")
+    Image.new("RGBA", (7, 9), (10, 20, 30, 255)).save(folder / "train/cat/1.png")
+    data = load(str(folder))
+    assert (data.train_images[0] == 200).all()
+    assert data.train_images[1].flatten(1).unique(dim=1).flatten().tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("ending", ["", ".zip", ".tar.xz"])
+def test_clutter_is_skipped(folder, ending):
+    clean = load(str(folder))
+    clutter = "train/cat/.DS_Store train/cat/._0.png test/dog/Thumbs.db train/README notes.txt train/.kept/0.png"
+    for name in [*clutter.split(), "__MACOSX/train/cat/0.png"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("clutter")
+    assert same(load(str(packed(folder, ending) if ending else folder)), clean)
+
+
+def test_fingerprint_sees_a_pixel_a_label_and_a_split(folder):
+    seen = [load(str(folder)).fingerprint]
+    (folder / "test/cat/1.png").rename(folder / "train/cat/3.png")
+    seen.append(load(str(folder)).fingerprint)
+    (folder / "train/cat/3.png").rename(folder / "train/dog/3.png")
+    seen.append(load(str(folder)).fingerprint)
+    with Image.open(folder / "train/dog/3.png") as image:
+        image.putpixel((5, 5), tuple(255 - value for value in image.getpixel((5, 5))))
+        image.save(folder / "train/dog/3.png")
+    seen.append(load(str(folder)).fingerprint)
+    assert len(set(seen)) == 4 and all(len(each) == 12 and set(each) <= set("0123456789abcdef") for each in seen)
+
+
+def test_real_archive(cifar10_jpeg):
+    data = load(str(cifar10_jpeg))
+    assert " ".join(data.classes) == "airplane automobile bird cat deer dog frog horse ship truck"
+    assert data.train_labels.bincount().tolist() == [5000] * 10 and data.test_labels.bincount().tolist() == [1000] * 10
+    assert data.train_images.shape == (50000, 3, 32, 32) and data.test_images.shape == (10000, 3, 32, 32)
+    mean, deviation = data.moments  # the known ones of CIFAR-10, which JPEG hardly changes
+    assert torch.allclose(mean.flatten() / 255, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-3)
+    assert torch.allclose(deviation.flatten() / 255, torch.tensor([0.2470, 0.2435, 0.2616]), atol=4e-3)
+    assert same(load(str(cifar10_jpeg)), data)
+
+
+# Refusals, each in one line
+
+
+def test_missing_path():
+    assert "no such path" in refusal("nowhere/pets.tar")
+
+
+@pytest.mark.parametrize("ending", ["", ".tar.xz", ".zip"])
+def test_file_that_is_no_image_is_named(folder, ending):
+    (folder / "train/dog/notes.txt").write_text("not an image")
+    assert "train/dog/notes.txt" in refusal(packed(folder, ending) if ending else folder)
+
+
+def test_16_bit_grey_is_refused(folder):
+    Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(folder / "test/cat/0.png")
+    assert "test/cat/0.png" in refusal(folder)
+
+
+def test_class_without_training_images(folder):
+    (folder / "test/dog").rename(folder / "test/zebra")
+    assert "test/zebra" in refusal(packed(folder, ".tar"))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_empty_split(folder, split):
+    (folder / split).rename(folder / "elsewhere")
+    assert f"no images in {split}/<class>/" in refusal(folder)
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.xz", ".tar.gz", ".tar.bz2", ".zip"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.8])
+def test_truncated_archive(folder, ending, kept):
+    archive = packed(folder, ending)
+    archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * kept)])
+    assert "it is damaged" in refusal(archive)
+
+
+@pytest.mark.parametrize("damage", ["cut there", "not a header"])
+def test_tar_damaged_between_two_members(folder, damage):
+    archive = packed(folder, ".tar")
+    with tarfile.open(archive) as file:
+        header = file.getmembers()[8].offset  # all classes of both splits stand before it
+    content = archive.read_bytes()
+    archive.write_bytes(content[:header] + (b"" if damage == "cut there" else b"?" + content[header + 1 :]))
+    assert "it is damaged" in refusal(archive)
+
+
+# The cache
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """From the call on, nothing may be decoded any more."""
+    return lambda: monkeypatch.delattr(sources, "read_splits")
+
+
+def test_second_load_comes_from_the_cache(folder, no_decoding):
+    archive = packed(folder, ".tar")
+    data = load(str(archive))
+    no_decoding()
+    assert same(load(str(archive)), data)
+
+
+def test_changed_archive_or_folder_is_read_anew(folder):
+    before = load(str(folder)), load(str(packed(folder, ".tar")))
+    Image.new("RGB", (32, 32)).save(folder / "train/cat/0.png")
+    after = load(str(folder)), load(str(packed(folder, ".tar")))
+    assert same(*before) and same(*after) and not same(before[0], after[0])
+
+
+def change_a_label(content: bytes) -> bytes:
+    with np.load(io.BytesIO(content)) as stored:
+        arrays = dict(stored)
+    arrays["train_labels"][0] += 1
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [change_a_label, flip_a_bit, lambda content: content[: len(content) // 2]])
+def test_damaged_cache_is_rebuilt(folder, cache, no_decoding, damage):
+    data = load(str(folder))
+    (file,) = cache.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    assert same(load(str(folder)), data)
+    no_decoding()
+    assert same(load(str(folder)), data)
+
+
+def test_unwritable_cache_stops_nothing(folder, cache):
+    cache.write_text("no folder")
+    assert np.array_equal(load(str(folder)).train_images, PIXELS[:6])
+
+
+def test_cache_honours_xdg(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("LOWRANK_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    load(str(folder))
+    assert [file.suffix for file in (tmp_path / "xdg/lowrank").iterdir()] == [".npz"]
+
+
+def load_elsewhere(archive: str, cache: Path, ready, found) -> None:
+    os.environ["LOWRANK_CACHE"] = str(cache)
+    ready.wait()
+    found.put(load(archive).fingerprint)
+
+
+def test_two_processes_on_an_empty_cache(folder, cache, forks):
+    archive, ready, found = str(packed(folder, ".tar.xz")), forks.Barrier(2), forks.Queue()
+    processes = [forks.Process(target=load_elsewhere, args=[archive, cache, ready, found]) for _ in range(2)]
+    for process in processes:
+        process.start()
+    fingerprints = [found.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert fingerprints == [load(archive).fingerprint] * 2
+    assert [file.suffix for file in cache.iterdir()] == [".npz"]
+
+
+# Downloads
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves its server's content; breaks off, damages it, ignores ranges or waits as the server's attributes say."""
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        self.server.requests.append(asked)
+        start = int(asked[6:-1]) if asked and self.server.knows_ranges else 0
+        body = self.server.content[start:]
+        if not body:
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        time.sleep(self.server.waits)
+        self.wfile.write(body[: self.server.breaks_after][:: -1 if self.server.damages else 1])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server of a CIFAR-10 of PIXELS, half for training, at the place that torchvision takes it from."""
+    labels = [i % 2 for i in range(40)]
+    batches = [{"data": half.reshape(40, -1), "labels": labels} for half in (PIXELS[:40], PIXELS[40:])]
+    files, stream, sums = [*batches, {"label_names": ["heads", "tails"]}], io.BytesIO(), []
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in zip(("data_batch_1", "test_batch", "batches.meta"), map(pickle.dumps, files), strict=True):
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+            sums.append(hashlib.md5(content).hexdigest())
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.content, server.requests = stream.getvalue(), []
+    server.breaks_after, server.damages, server.knows_ranges, server.waits = None, False, True, 0
+    kind = datasets.CIFAR10
+    monkeypatch.setattr(kind, "url", f"http://127.0.0.1:{server.server_port}/{kind.filename}")
+    monkeypatch.setattr(kind, "tgz_md5", hashlib.md5(server.content).hexdigest())
+    monkeypatch.setattr(kind, "train_list", [["data_batch_1", sums[0]]])
+    monkeypatch.setattr(kind, "test_list", [["test_batch", sums[1]]])
+    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": sums[2]})
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def is_whole(data: Data) -> bool:
+    images = torch.cat([data.train_images, data.test_images])
+    return data.classes == ("heads", "tails") and np.array_equal(images, PIXELS)
+
+
+def test_download_happens_once(server, cache):
+    assert is_whole(load("cifar10")) and is_whole(load("cifar10"))
+    (cache / "cifar10.npz").unlink()
+    assert is_whole(load("cifar10"))  # from the archive that was kept
+    assert server.requests == [None]
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_broken_download_goes_on_where_it_stopped(server, knows_ranges):
+    half = len(server.content) // 2
+    server.breaks_after, server.knows_ranges = half, knows_ranges
+    assert "broke off" in refusal("cifar10")
+    server.breaks_after = None
+    assert is_whole(load("cifar10")) and server.requests == [None, f"bytes={half}-"]
+
+
+@pytest.mark.parametrize("held, requests", [(b"damaged", 2), (b"all and more", 2), (b"", 1)])
+def test_what_an_earlier_attempt_left_is_verified(server, cache, held, requests):
+    cache.mkdir()
+    content = held if held == b"damaged" else server.content + held
+    (cache / "cifar-10-python.tar.gz.part").write_bytes(content)
+    (cache / "cifar-10-python.tar.gz").write_bytes(b"damaged")
+    assert is_whole(load("cifar10")) and len(server.requests) == requests
+
+
+def test_download_that_stays_damaged(server):
+    server.damages = True
+    assert "what arrives is damaged" in refusal("cifar10")
+
+
+def test_download_into_an_unwritable_cache(server, cache):
+    cache.write_text("no folder")
+    assert is_whole(load("cifar10"))
+
+
+def test_two_downloads_at_once_are_one(server):
+    data, server.waits = [], 0.3  # long enough that the second asks while the first waits
+    threads = [threading.Thread(target=lambda: data.append(load("cifar10"))) for _ in range(2)]
+    for action in (threading.Thread.start, threading.Thread.join):
+        list(map(action, threads))
+    assert [is_whole(each) for each in data] == [True, True] and server.requests == [None]
+
+
+def test_no_network_names_the_ways_out(cache, monkeypatch):
+    monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    message = refusal("cifar100")
+    assert all(way in message for way in ("dataset='digits'", "cifar-100-python.tar.gz", str(cache), "image folder"))
+
+
+# Batches and augmentation
+
+
+@pytest.fixture
+def data() -> Data:
+    """100 random images, each labelled by its place."""
+    images = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return Data(images, torch.arange(100), images[:9], torch.arange(9), tuple(map(str, range(100))), "0" * 12)
+
+
+def epoch(data: Data, *arguments) -> list[torch.Tensor]:
+    """All images and all labels of an epoch, in its order."""
+    return [torch.cat(batches) for batches in zip(*data.training_batches(*arguments), strict=True)]
+
+
+def test_an_epoch_has_each_image_once_with_its_label(data):
+    images, labels = epoch(data, 10, 0, 0, None)
+    assert sorted(labels.tolist()) == list(range(100)) != labels.tolist()
+    assert torch.equal(images, data.train_images[labels])
+    images_augmented, labels_augmented = epoch(data, 10, 0, 0, FULL)
+    assert torch.equal(labels_augmented, labels) and not torch.equal(images_augmented, images)
+
+
+@pytest.mark.parametrize("batch_size, sizes", [(30, [30] * 3), (100, [100]), (64, [64]), (101, [100]), (2, [2] * 50)])
+def test_batches_are_full(data, batch_size, sizes):
+    assert [len(images) for images, _ in data.training_batches(batch_size, 0, 0, FULL)] == sizes
+
+
+def test_order_and_augmentation_come_from_seed_and_epoch(data):
+    first = epoch(data, 30, 5, 2, FULL)
+    assert all(map(torch.equal, epoch(data, 30, 5, 2, FULL), first))
+    for seed, number in ((5, 3), (6, 2), (2, 5)):
+        assert not any(map(torch.equal, epoch(data, 30, seed, number, FULL), first))
+
+
+def reference(image: np.ndarray, drawn: tuple[int, ...], augmentation: Augmentation, fill: np.ndarray) -> np.ndarray:
+    """One image [3, 32, 32], augmented with numpy step by step."""
+    (top, left, flip, hole_top, hole_left), pad, hole = drawn, augmentation.pad, augmentation.hole
+    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)), mode="reflect")
+    window = padded[:, top + pad : top + pad + 32, left + pad : left + pad + 32].copy()
+    window = window[:, :, ::-1].copy() if flip else window
+    window[:, hole_top : hole_top + hole, hole_left : hole_left + hole] = fill
+    return window
+
+
+augmentations = pytest.mark.parametrize("augmentation", [FULL, LIGHT], ids=["full", "light"])
+
+
+@augmentations
+@pytest.mark.parametrize("device", DEVICES)
+def test_augmentation_equals_numpy(data, device, augmentation):
+    images, fill = data.train_images.repeat(10, 1, 1, 1), torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1)
+    drawn = draws(1000, augmentation, torch.Generator(device).manual_seed(7))
+    generator = torch.Generator(device).manual_seed(7)
+    result = augmented(images.to(device), augmentation, generator, fill.to(device)).cpu()
+    chances = zip(*(each.flatten().tolist() for each in drawn), strict=True)
+    expected = [
+        reference(image.numpy(), chance, augmentation, fill[0].numpy())
+        for image, chance in zip(images, chances, strict=True)
+    ]
+    assert np.array_equal(result, np.stack(expected))
+    assert torch.equal(images, data.train_images.repeat(10, 1, 1, 1))  # the originals are as they were
+
+
+@augmentations
+def test_every_crop_flip_and_cutout_is_as_likely(augmentation):
+    drawn = draws(20_000, augmentation, torch.Generator().manual_seed(0))
+    crop, cutout = range(-augmentation.pad, augmentation.pad + 1), range(SIZE - augmentation.hole + 1)
+    for values, wanted in zip(drawn, (crop, crop, range(2), cutout, cutout), strict=True):
+        counts, expected = Counter(values.flatten().tolist()), 20_000 / len(wanted)
+        assert sorted(counts) == list(wanted)
+        assert all(abs(count - expected) < 6 * expected**0.5 for count in counts.values())
+
+
+def test_cutout_is_64_pixels_of_the_training_mean(data):
+    images = torch.where(data.train_images < 128, 20, 181).to(torch.uint8)
+    data = Data(images, data.train_labels, images, data.train_labels, data.classes, data.fingerprint)
+    fill = images.double().mean((0, 2, 3), keepdim=True).round()
+    batch, _ = epoch(data, 50, 0, 0, FULL)
+    assert ((batch == fill).sum((2, 3)) == 64).all()
+
+
+def test_normalised_training_images_have_mean_0_and_deviation_1():
+    data = load("digits")
+    images = data.normalise(data.train_images)
+    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
+    deviation, mean = torch.std_mean(images.double(), (0, 2, 3), correction=0)
+    assert mean.abs().max() < 1e-5 and (deviation - 1).abs().max() < 1e-5
+
+
+def test_constant_channel_stays_finite(data):
+    flat = torch.full_like(data.train_images, 9)
+    data = Data(flat, data.train_labels, flat, data.train_labels, data.classes, data.fingerprint)
+    assert not data.normalise(flat).any()
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
+def test_an_epoch_on_a_gpu_never_waits_for_it():
+    data = load("digits", "cuda")
+    data.normalise(data.test_images)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for images, _ in data.training_batches(64, 0, 0, FULL):
+            data.normalise(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# --- validation
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.25, 0.5])
+def test_validation_images_are_balanced_disjoint_and_always_the_same(share):
+    data = load("digits")
+    first, second = held_out(data, share), held_out(data, share)
+    assert torch.equal(first.validation_images, second.validation_images)
+    counts = torch.bincount(data.train_labels)
+    assert torch.bincount(first.validation_labels).tolist() == [math.ceil(share * count) for count in counts.tolist()]
+    both = torch.cat([first.train_images, first.validation_images]).flatten(1)
+    assert sorted(map(bytes, both.numpy())) == sorted(map(bytes, data.train_images.flatten(1).numpy()))
+    assert first.fingerprint == data.fingerprint and torch.equal(first.test_images, data.test_images)
+
+
+def test_validation_needs_a_class_with_two_images():
+    data = load("digits")
+    chosen = [int((data.train_labels == label).nonzero()[0]) for label in range(10)]
+    single = replace(data, train_images=data.train_images[chosen], train_labels=data.train_labels[chosen])
+    with pytest.raises(InputError, match="validation=0.1: every class has a single training image"):
+        held_out(single, 0.1)

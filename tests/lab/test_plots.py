@@ -1,0 +1,230 @@
+"""The pictures show every run, say what their intervals are, and refuse what does not belong together."""
+
+import json
+from dataclasses import asdict
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from scipy import stats
+
+from lowrank.config import DECOMPS, Config
+from lowrank.errors import InputError
+from lowrank.lab import plots
+from lowrank.lab.figures import run_notebook
+from lowrank.network import pointwise_shapes
+from lowrank.paths import ROOT
+
+matplotlib.use("agg")
+NOTEBOOK = ROOT / "notebooks" / "1-parameter-counts.ipynb"
+
+
+def runs(accuracies, parameters=10_000, code="abc", data="f00", **settings):
+    """Records of one setting, a seed each."""
+    return pd.DataFrame(
+        asdict(Config(dataset="digits", seed=seed, **settings).fitted(1500))
+        | {"parameters": parameters, "test_accuracy": accuracy, "code": code, "revision": "abc", "data": data}
+        for seed, accuracy in enumerate(accuracies)
+    )
+
+
+@pytest.fixture
+def table():
+    return pd.concat(
+        [
+            runs([0.83, 0.85], 400_000, decomp="dense"),
+            runs([0.79, 0.81], 50_000, decomp="separable"),
+            runs([0.70, 0.72, 0.74], 10_000, decomp="tt", budget=0.1),
+            runs([0.75, 0.77, 0.76], 20_000, decomp="tt", budget=0.3),
+            runs([0.60, 0.62, 0.64], 30_000, decomp="cp", budget=0.5),
+        ],
+        ignore_index=True,
+    )
+
+
+@pytest.fixture(autouse=True)
+def house_style():
+    with matplotlib.rc_context():
+        plots.style()
+        yield
+    plots.plt.close("all")
+
+
+def texts(ax):
+    return " ".join(text.get_text() for text in ax.texts)
+
+
+def test_the_interval_is_students_over_the_spread_of_all_settings(table):
+    points = plots.points(table).set_index(["decomp", "budget"])
+    runs = table.groupby(["decomp", "budget"]).test_accuracy
+    df = len(table) - 5
+    sd = np.sqrt((runs.var() * (runs.size() - 1)).sum() / df)
+    half = stats.t.ppf(0.975, df) * sd / np.sqrt(3)
+    assert points.loc[("tt", 0.1), ["low", "high"]].tolist() == pytest.approx([0.72 - half, 0.72 + half])
+
+
+def test_no_interval_is_of_two_seeds_or_leaves_0_to_1():
+    table = pd.concat([runs([0.5, 0.7], decomp="tt", budget=0.1), runs([0.99, 0.7, 0.9], decomp="cp", budget=0.1)])
+    points = plots.points(table).set_index("decomp")
+    assert np.isnan(points.low["tt"]) and points.high["cp"] == 1
+    low = plots.points(runs([0.0, 0.01, 0.2], decomp="tt", budget=0.1)).low
+    assert low.item() == 0
+
+
+def test_a_point_is_a_setting_over_its_seeds(table):
+    points = plots.points(table).set_index(["decomp", "budget"])
+    assert points.loc[("tt", 0.1), ["mean", "n"]].tolist() == pytest.approx([0.72, 3])
+    assert len(points) == 5
+
+
+def test_every_run_is_a_dot_and_every_decomposition_has_its_colour(table):
+    ax = plots.accuracy_against_parameters(table)
+    dots = [line for line in ax.lines if line.get_alpha() == plots.FAINT["alpha"]]
+    seen = {to_hex(line.get_color()): sorted(line.get_ydata()) for line in dots}
+    assert seen[plots.COLOURS["tt"].lower()] == [0.70, 0.72, 0.74, 0.75, 0.76, 0.77]
+    assert seen[plots.COLOURS["cp"].lower()] == [0.60, 0.62, 0.64]
+    assert seen[plots.COLOURS["dense"]] == [0.83, 0.85]
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["dense, 400k, beyond the edge", "separable, 50k", "tt", "cp"]
+    assert len({plots.COLOURS[decomp] for decomp in DECOMPS}) == len({plots.MARKERS[decomp] for decomp in DECOMPS}) == 8
+
+
+@pytest.mark.parametrize("size", ["parameters", "multiply_adds"])
+def test_every_run_is_drawn_inside_the_axes_and_can_be_found(table, size):
+    table = table.assign(run=[f"run{k}" for k in range(len(table))], multiply_adds=10 * table.parameters)
+    ax = plots.accuracy_against_parameters(table, size=size)
+    assert sorted(run for _, _, run in ax.dots) == sorted(table.run)
+    by_run = table.set_index("run")
+    for x, y, run in ax.dots:
+        assert ax.viewLim.contains(x, y) and y == by_run.test_accuracy[run]
+        assert by_run.decomp[run] == "dense" or x == pytest.approx(by_run[size][run], rel=0.1)
+
+
+@pytest.mark.parametrize("formats", [["tt", "cp"], ["bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]])
+@pytest.mark.parametrize("widest", [50_000, 500_000])
+def test_formats_of_one_budget_stand_apart_on_the_screen_and_no_nearer_to_the_next(formats, widest):
+    budgets = {0.05: 9000, 0.1: 11_264, 0.25: 18_112}
+    parts = [runs([0.6, 0.61, 0.62], size, decomp=d, budget=b) for d in formats for b, size in budgets.items()]
+    ax = plots.accuracy_against_parameters(pd.concat([*parts, runs([0.9] * 3, widest, decomp="separable")]))
+    ax.figure.canvas.draw()
+    drawn = sorted({x for x, _, _ in ax.dots if x < 40_000})
+    screen = ax.transData.transform([(x, 0.6) for x in drawn])[:, 0]
+    steps = np.diff(screen)
+    within, between = (
+        np.delete(steps, [len(formats) - 1, 2 * len(formats) - 1]),
+        steps[len(formats) - 1 :: len(formats)],
+    )
+    assert len(drawn) == 3 * len(formats)
+    assert within == pytest.approx(within[0], rel=1e-3) and within[0] > 0.5
+    assert between.min() > within[0] - 1e-6
+    assert {"5%", "10%", "25%"} <= {text.get_text() for text in ax.texts}
+
+
+def test_narrow_networks_are_a_curve_with_intervals():
+    parts = [runs([0.5 + k / 10] * 2 + [0.52 + k / 10], 1000 * 2**k, decomp="separable", width=4 + k) for k in range(3)]
+    ax = plots.accuracy_against_parameters(pd.concat([*parts, runs([0.6] * 3, 1500, decomp="tt", budget=0.1)]))
+    (curve,) = [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 3]
+    assert curve.get_xdata().tolist() == [1000, 2000, 4000]
+    assert "separable, width 4 to 6" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "width 64 (plain networks 4 to 6)" in texts(ax).replace("\n", " ")
+
+
+def test_a_picture_carries_data_width_epochs_seeds_and_interval(table):
+    ax = plots.accuracy_against_parameters(table)
+    said = texts(ax).replace("\n", " ")
+    for words in ("digits", "width 64", "24 epochs", "n = 2, 3", "95% interval", "none below n = 3"):
+        assert words in said
+    modes = pd.concat([table, runs([0.5], decomp="tt", dims=2, budget=0.1)])
+    names = [text.get_text() for text in plots.accuracy_against_parameters(modes, by="dims").get_legend().get_texts()]
+    assert "2 modes" in names and "3 modes" in names
+
+
+def test_one_seed_and_a_diverged_run_are_shown_for_what_they_are(table):
+    single = runs([0.7, np.nan], decomp="ring", budget=0.1)
+    ax = plots.accuracy_against_parameters(single)
+    assert "n = 1" in texts(ax) and "too few for an interval" in texts(ax) and len(ax.dots) == 1
+    with pytest.raises(InputError, match="test_accuracy: no run"):
+        plots.accuracy_against_parameters(runs([np.nan], decomp="ring", budget=0.1))
+
+
+@pytest.mark.parametrize("column", ["code", "data"])
+@pytest.mark.parametrize("draw", [plots.accuracy_against_parameters, plots.heatmap])
+def test_what_comes_from_two_sources_is_refused_unless_asked_for(table, column, draw):
+    mixed = pd.concat([table, runs([0.7], decomp="tt", budget=0.2).assign(**{column: "other"})])
+    with pytest.raises(InputError, match=rf"^{column}=\w+, other: .*mixed=True"):
+        draw(mixed)
+    draw(mixed, mixed=True)
+
+
+def test_a_heatmap_holds_the_means_of_what_is_folded(table):
+    ax = plots.heatmap(table[table.decomp != "cp"])
+    assert [text.get_text() for text in ax.texts[:-1]] == ["72.0", "76.0"]
+
+
+def test_a_heatmap_may_hold_the_difference_to_one_of_its_rows(table):
+    more = pd.concat(
+        [table, runs([0.70], decomp="tt", dims=2, budget=0.1), runs([0.8], decomp="tt", dims=2, budget=0.3)]
+    )
+    ax = plots.heatmap(more[more.decomp == "tt"], against=2)
+    assert [text.get_text() for text in ax.texts[:-1]] == ["+2.0", "-4.0"]
+    with pytest.raises(InputError, match="against=7: allowed is a value of dims, 2, 3"):
+        plots.heatmap(more, against=7)
+
+
+def test_a_forest_says_what_is_compared_and_fills_what_is_clear():
+    rows = pd.DataFrame(
+        {"mean": mean, "low": mean - half, "high": mean + half, "n": n, "decomp": decomp, "budget": 0.1}
+        for mean, half, n, decomp in ((0.02, 0.01, 3, "tt"), (0.02, 0.03, 3, "cp"), (0.02, 0.01, 2, "ring"))
+    ).assign(value="test_accuracy")
+    ax = plots.forest(rows, label="budget", by="decomp", compared="this minus that, width 16")
+    assert "this minus that, width 16" in texts(ax) and "n = 2, 3" in texts(ax)
+    faces = {
+        each.get_label(): to_hex(each.get_facecolor()[0]) for each in ax.collections if "decomp" in each.get_label()
+    }
+    assert faces == {
+        "decomp tt": plots.COLOURS["tt"].lower(), "decomp cp": "#ffffff", "decomp ring": "#ffffff"
+    }  # fmt: skip
+    loss = plots.forest(rows.assign(value="test_loss"), label="budget", by="decomp")
+    assert loss.get_xlabel() == "difference in test loss"
+
+
+def test_the_picture_of_a_run_shows_losses_and_accuracies():
+    names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+    history = pd.DataFrame({"epoch": [1, 2]} | {name: [k, k + 0.5] for k, name in enumerate(names)})
+    loss, accuracy = plots.curves(history)
+    assert [list(line.get_ydata()) for line in (*loss.lines, *accuracy.lines)] == [[k, k + 0.5] for k in range(4)]
+    assert [line.get_label() for line in loss.lines] == ["train", "test"]
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy")
+
+
+def test_sizes_are_a_line_for_each_mode_count_and_rule():
+    table = pd.DataFrame(
+        {"dims": dims, "rank_rule": rule, "rank_scale": scale, "parameters": 100 * dims * scale}
+        for dims in (2, 3) for rule in ("useful", "original") for scale in (0.5, 1.0)
+    )  # fmt: skip
+    ax = plots.parameter_counts(table)
+    assert sorted((line.get_ydata()[-1], line.get_linestyle()) for line in ax.lines) == [
+        (200, "-"), (200, "--"), (300, "-"), (300, "--")
+    ]  # fmt: skip
+    assert ax.get_legend_handles_labels()[1] == ["2 modes", "3 modes"]
+
+
+def test_saved_pictures_are_opaque(table, tmp_path):
+    plots.accuracy_against_parameters(table).figure.savefig(tmp_path / "picture.png")
+    assert (matplotlib.image.imread(tmp_path / "picture.png")[..., 3:] == 1).all()
+
+
+# --- notebooks/1-parameter-counts.ipynb
+
+
+def test_the_size_notebook_answers_with_computed_numbers(kernel, tmp_path):
+    output = tmp_path / "executed.ipynb"
+    run_notebook(kernel, NOTEBOOK, output, cwd=ROOT, width=16, channels=64)
+    outputs = [each for cell in json.loads(output.read_text())["cells"] for each in cell.get("outputs", [])]
+    answer = "".join(outputs[0]["data"]["text/markdown"])
+    weights = sum(rows * columns for rows, columns in pointwise_shapes(16))
+    assert "width 16 keeps between" in answer and f"{weights:,} pointwise weights" in answer
+    assert sum("image/png" in each.get("data", {}) for each in outputs) == 2
+    assert all(each["output_type"] != "stream" for each in outputs)

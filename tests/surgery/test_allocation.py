@@ -1,0 +1,140 @@
+"""A budget is never exceeded and is spent where it helps; an error is kept; ranks by hand are taken as they are."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lowrank import decompose
+from lowrank.formats import FORMATS, Folding, Layout, fold, solve
+from lowrank.layers import Decomposed
+from lowrank.surgery.allocation import Option, list_foldings, spend_budget
+
+kinds = pytest.mark.parametrize("decomp", FORMATS)
+cuts = pytest.mark.parametrize("decomp", ["bottleneck", "tt", "tucker", "tucker_tt"])
+shapes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 9])), min_size=1, max_size=4)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def fall(outputs: int, inputs: int, share: float = 1.0) -> torch.Tensor:
+    """A random matrix, a share of whose singular values are left, and fall."""
+    left, values, right = torch.linalg.svd(torch.randn(outputs, inputs), full_matrices=False)
+    kept = torch.arange(len(values)) < max(1, round(share * len(values)))
+    return left * values * torch.logspace(0, -2, len(values)) * kept @ right
+
+
+def layouts(net: nn.Module) -> list[Layout]:
+    return [layer.layout for layer in net.modules() if isinstance(layer, Decomposed)]
+
+
+def smallest(decomp: str, folding: Folding) -> int:
+    return Layout(decomp, folding, (1,) * len(FORMATS[decomp].largest(folding))).parameters
+
+
+def network() -> nn.Sequential:
+    """One layer of full rank, two that need little."""
+    convolution = nn.Conv2d(64, 32, 3, padding=1)
+    net = nn.Sequential(nn.Linear(48, 64), nn.Linear(64, 64), nn.Unflatten(1, (64, 1, 1)), convolution)
+    for layer, share in ((net[1], 0.05), (net[3], 0.1)):
+        layer.weight.data = fall(layer.weight.shape[0], layer.weight[0].numel(), share).reshape(layer.weight.shape)
+    return net
+
+
+@kinds
+@given(shapes=shapes, dims=st.integers(2, 6), budget=st.floats(0.01, 1.0), zero=st.booleans())
+@settings(deadline=None, max_examples=15)
+def test_a_budget_is_never_exceeded(decomp, shapes, dims, budget, zero):
+    weights = [torch.randn(outputs, inputs * kernel) for outputs, inputs, kernel in shapes]
+    if zero:
+        weights[0].zero_()
+    foldings = [list_foldings(decomp, outputs, inputs, dims, kernel) for outputs, inputs, kernel in shapes]
+    size = sum(weight.numel() for weight in weights)
+    try:
+        found = spend_budget(decomp, weights, foldings, budget)
+    except ValueError as error:
+        least = sum(min(smallest(decomp, folding) for folding in choices) for choices in foldings)
+        assert least > budget * size and "allowed is" in str(error)
+        return
+    assert sum(layout.parameters for layout in found) <= budget * size + 1e-6
+    for layout, choices in zip(found, foldings, strict=True):
+        assert layout.folding in choices and min(layout.ranks) >= 1
+        largest = FORMATS[decomp].largest(layout.folding)
+        assert all(rank <= most for rank, most in zip(layout.ranks, largest, strict=True))
+
+
+@cuts
+@pytest.mark.parametrize("budget", [0.1, 0.25, 0.5])
+def test_it_loses_less_than_the_even_path(decomp, budget):
+    """In the squared relative errors of all layers, some of which need far less than others."""
+    net = network()
+    lost = {}
+    for allocation in ("even", "error"):
+        small = decompose(net, decomp=decomp, budget=budget, allocation=allocation)
+        lost[allocation] = sum(layer.error**2 for layer in small.modules() if isinstance(layer, Decomposed))
+    assert lost["error"] < lost["even"] - 0.01
+
+
+@cuts
+def test_no_rank_is_above_what_a_weight_needs(decomp):
+    for rank in (1, 2, 5):
+        weight = torch.randn(40, rank) @ torch.randn(rank, 36)
+        layout = spend_budget(decomp, [weight], [[fold(40, 36, 2)]], 0.9)[0]
+        assert max(layout.ranks) <= rank
+
+
+@cuts
+def test_a_larger_budget_loses_no_more(decomp):
+    weights, foldings = [fall(48, 40), fall(20, 30)], [[fold(48, 40, 3)], [fold(20, 30, 3)]]
+    options = [Option(decomp, choices[0], weight) for weight, choices in zip(weights, foldings, strict=True)]
+    losses = []
+    for budget in (0.2, 0.3, 0.4, 0.6, 0.8, 1.0):
+        found = spend_budget(decomp, weights, foldings, budget)
+        losses.append(sum(option.loss(layout.ranks) for option, layout in zip(options, found, strict=True)))
+    assert all(after <= before * 1.02 + 1e-6 for before, after in zip(losses, losses[1:], strict=False))
+
+
+@kinds
+@pytest.mark.parametrize("error", [0.1, 0.3, 0.6])
+def test_no_layer_is_off_by_more_than_the_error(decomp, error):
+    """Those that would have to be as large as their weight are left dense."""
+    net = network()
+    small = decompose(net, decomp=decomp, error=error)
+    held = [layer for layer in small.modules() if isinstance(layer, Decomposed)]
+    assert held and all(layer.error <= error for layer in held)
+    assert all(layer.layout.parameters < layer.layout.size for layer in held)
+
+
+@cuts
+def test_a_larger_error_needs_no_more_parameters(decomp):
+    layer = nn.Linear(36, 40)
+    layer.weight.data = fall(40, 36)
+    sizes = [layouts(decompose(layer, decomp=decomp, error=error))[0].parameters for error in (0.1, 0.2, 0.4, 0.8)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
+
+
+def test_ranks_by_hand_are_taken():
+    net = network()
+    assert [layout.ranks for layout in layouts(decompose(net, decomp="bottleneck", ranks=5))] == [(5,)] * 3
+    mixed = decompose(net, decomp="tt", ranks={"0": (2, 3), "*": 4})
+    assert [layout.ranks for layout in layouts(mixed)] == [(2, 3), (4, 4), (4, 4)]
+    largest = FORMATS["bottleneck"].largest(fold(64, 48, 3))
+    assert layouts(decompose(net, decomp="bottleneck", ranks=10**6))[0].ranks == largest
+
+
+def test_random_cores_and_ghosts_follow_the_even_path():
+    net = network()
+    even = solve("tt", [fold(64, 48, 3), fold(64, 64, 3), fold(32, 64, 3, 9)], budget=0.3)
+    assert layouts(decompose(net, budget=0.3, init="random")) == even
+    assert layouts(decompose(net.to("meta"), budget=0.3)) == even
+
+
+def test_a_kernel_may_be_a_mode_of_its_own():
+    weight = torch.einsum("oa,ca,ka->ock", torch.randn(24, 3), torch.randn(20, 3), torch.randn(9, 3)).reshape(24, 180)
+    foldings = list_foldings("tucker", 24, 20, 3, 9)
+    assert [folding.modes for folding in foldings] == [(24, 10, 18), (24, 20, 9)]
+    assert spend_budget("tucker", [weight], [foldings], 0.06)[0].folding == foldings[1]

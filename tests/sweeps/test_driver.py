@@ -1,0 +1,303 @@
+"""What a sweep promises: every run once, whatever is killed, raises or is started twice."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import dask
+import pandas as pd
+import pytest
+from papermill import PapermillExecutionError
+
+from lowrank.config import Config
+from lowrank.errors import InputError
+from lowrank.experiment import revision
+from lowrank.files import claim, named
+from lowrank.lab.figures import run_notebook
+from lowrank.paths import ROOT
+from lowrank.progress import in_notebook
+from lowrank.records import FINAL, record, store
+from lowrank.sweeps import plan
+from lowrank.sweeps.cluster import check_address
+from lowrank.sweeps.driver import sweep
+from lowrank.sweeps.engine import attempt
+from lowrank.sweeps.plan import status
+from lowrank.sweeps.studies import grid
+
+HERE = Path(__file__).resolve().parent
+
+
+def quick(log=print, **parameters) -> dict:
+    """Stands in for training: a twentieth of a second, and the faults that the seed asks for."""
+    config = Config.of(parameters)
+    run = config.run("pixels")
+    with claim(config.folder / run):
+        found = record(config.folder, run)
+        if found and found["status"] in FINAL:
+            return found
+        log(f"trains seed {config.seed}")
+        with open(config.folder / "trained", "a") as trained:
+            trained.write(f"{run}\n")
+        time.sleep(0.05)
+        if config.seed == 100:
+            raise ValueError("seed 100 raises")
+        if config.seed == 104:
+            time.sleep(300)
+        if config.seed == 103:
+            with named(config.folder):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if config.seed == 101:
+            os.kill(os.getpid(), signal.SIGKILL)
+        measured = {"test_accuracy": 0.5, "revision": revision()}
+        state = "diverged" if config.seed == 102 else "done"
+        store(config.folder, asdict(config) | measured | {"run": run, "status": state}, [{"epoch": 1}])
+        return record(config.folder, run)
+
+
+def pixels(dataset: str, fingerprint: str = "pixels") -> SimpleNamespace:
+    """Data of that fingerprint, without any image."""
+    return SimpleNamespace(fingerprint=fingerprint, train_labels=range(1497))
+
+
+@pytest.fixture(autouse=True)
+def data_without_loading(monkeypatch):
+    monkeypatch.setattr(plan, "read_data", pixels)
+
+
+def runs_of(*seeds: int) -> list[dict]:
+    return grid(decomp=["tt"], dataset=["digits"], precision=["float32"], seed=seeds)
+
+
+def run_here(runs: Path, *seeds: int, **options) -> tuple[pd.DataFrame, list[str]]:
+    lines: list[str] = []
+    table = sweep(runs_of(*seeds), runs=str(runs), trial=quick, log=lines.append, **{"workers": 1} | options)
+    return table, lines
+
+
+def start_driver(runs: Path, seeds: range, **options) -> subprocess.Popen:
+    """The same sweep in a process and session of its own."""
+    program = f"""
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
+        sys.path[:0] = {[str(HERE), *sys.path]!r}
+        import test_driver as t
+        if __name__ == "__main__":
+            t.plan.read_data = t.pixels
+            t.sweep(t.runs_of(*range({seeds.start}, {seeds.stop})), runs={str(runs)!r}, trial=t.quick, **{options!r})
+        """
+    script = runs.parent / "driver.py"
+    script.write_text(textwrap.dedent(program))
+    return subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.PIPE)
+
+
+def processes_of(session: int) -> list[int]:
+    fields = [path.read_text().rsplit(")")[-1].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    return [each for each in fields if int(each[3]) == session and each[0] != "Z"]
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def trained(runs: Path) -> list[str]:
+    return (runs / "trained").read_text().split() if (runs / "trained").exists() else []
+
+
+def test_a_sweep_trains_every_run_once_and_a_second_one_nothing(tmp_path):
+    seeds = [5, 3, 7, 1, 0, 6, 2, 4]
+    table, lines = run_here(tmp_path, *seeds, workers=2)
+    assert table["seed"].tolist() == seeds and set(table["status"]) == {"done"}  # in the order of the study
+    assert "8 runs, 0 done, 8 to train" in lines[0] and "http://127.0.0.1" in lines[2]
+    again, lines = run_here(tmp_path, *seeds)
+    assert lines == ["own grid: 8 runs, 8 done, 0 to train"]
+    pd.testing.assert_frame_equal(table, again)
+    assert len(trained(tmp_path)) == 8
+
+
+def test_runs_that_raise_diverge_or_kill_their_worker_are_recorded_and_stop_no_other(tmp_path, cluster):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):  # fewer workers to start
+        table, _ = run_here(tmp_path, 0, 100, 101, 102, 1, 2)
+    rows = table.set_index("seed")
+    assert rows["status"].to_dict() == {0: "done", 1: "done", 2: "done", 100: "failed", 101: "failed", 102: "diverged"}
+    assert rows.loc[100, "reason"] == "ValueError: seed 100 raises"
+    assert "worker died" in rows.loc[101, "reason"]
+    assert trained(tmp_path).count(rows.loc[101, "run"]) == 2  # tried again, a bounded number of times
+
+    states = status(runs_of(0, 100, 3), runs=str(tmp_path)).set_index("seed")
+    assert states["status"].to_dict() == {0: "done", 100: "failed", 3: "remaining"}
+    assert "ValueError" in Path(states.loc[100, "log"]).read_text()
+
+    once = trained(tmp_path)
+    run_here(tmp_path, 0, 100, 102, scheduler=cluster)
+    assert trained(tmp_path)[len(once) :] == [rows.loc[100, "run"]]  # what failed is tried again, the rest is final
+
+
+def test_a_trial_that_hangs_is_ended_as_failed(tmp_path):
+    table, _ = run_here(tmp_path, 104, 0, timeout=0.02)
+    assert table["status"].tolist() == ["failed", "done"]
+    assert table["reason"][0] == "TimeoutError: still running after timeout=0.02 minutes; log.txt says where"
+    assert "in quick" in (tmp_path / table["run"][0] / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "5", True, 1e9])
+def test_a_timeout_that_is_none_is_refused(tmp_path, timeout):
+    with pytest.raises(InputError, match="timeout=.*; allowed: minutes"):
+        run_here(tmp_path, 0, timeout=timeout)
+
+
+def test_a_program_that_imports_ipykernel_is_no_notebook():
+    import_module("ipykernel.kernelapp")
+    assert not in_notebook()
+
+
+def test_status_knows_what_another_process_is_training(tmp_path):
+    run = Config.of(runs_of(0)[0]).fitted(1497).run("pixels")
+    with claim(tmp_path / run):
+        assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["running", "remaining"]
+    assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["remaining", "remaining"]
+
+
+def sweep_elsewhere(runs: Path) -> None:
+    plan.read_data = pixels
+    run_here(runs, *range(30))
+
+
+def test_two_sweeps_at_once_share_the_work_in_daemonic_processes_too(tmp_path, forks):
+    drivers = [forks.Process(target=sweep_elsewhere, args=[tmp_path], daemon=True) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(120)
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    assert len(trained(tmp_path)) == 30 == len(pd.read_csv(tmp_path / "results.csv"))
+
+
+def stop(driver: subprocess.Popen, how: int, runs: Path) -> tuple[list[str], str]:
+    """The runs that are kept once nothing of a driver is left, and what it has told."""
+    driver.send_signal(how)
+    _, told = driver.communicate(timeout=60)
+    wait_for(lambda: not processes_of(driver.pid))
+    return [path.parent.name for path in runs.glob("*/record.json")], told.decode()
+
+
+def line_of(kept: list[str], asked: int) -> str:
+    return f"stopped: {len(kept)} done, {asked - len(kept)} remain; the same command goes on\n"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_driver_leaves_no_process_and_loses_nothing(tmp_path, cluster, how):
+    runs = tmp_path / "runs"
+    driver = start_driver(runs, range(200, 400), workers=2)  # none of the seeds that fail
+    wait_for(lambda: len(trained(runs)) > 10)
+    kept, told = stop(driver, how, runs)
+    assert len(kept) >= 8 and told == ("" if how == signal.SIGKILL else line_of(kept, 200))
+    run_here(runs, *range(200, 212), scheduler=cluster)
+    names = trained(runs)
+    assert all(names.count(run) == 1 for run in kept)
+
+
+@pytest.mark.parametrize("moment", ["starting", "ending"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_line_at_any_moment(tmp_path, how, moment):
+    """What is told beside it is what was told before."""
+    runs = tmp_path / "runs"
+    driver = start_driver(runs, range(200, 206), workers=1)
+    reached = {
+        "starting": lambda: (runs / "results.csv").exists(),
+        "ending": lambda: len(list(runs.glob("*/record.json"))) == 6,
+    }
+    wait_for(reached[moment])
+    kept, told = stop(driver, how, runs)
+    assert told == line_of(kept, 6) or (told == "" and moment == "ending")  # it may have ended before
+
+
+def test_a_cluster_that_others_started_is_used_and_left_running(tmp_path, cluster):
+    for seed in (0, 1):
+        table, _ = run_here(tmp_path, seed, scheduler=cluster)
+        assert table["status"].tolist() == ["done"]
+
+
+def test_a_record_from_a_worker_with_other_data_is_refused(tmp_path, monkeypatch, cluster):
+    monkeypatch.setattr(plan, "read_data", lambda dataset: pixels(dataset, "other pixels"))
+    table, _ = run_here(tmp_path, 0, scheduler=cluster)
+    assert table["status"].tolist() == ["failed"] and "data" in table["reason"][0]
+
+
+def test_a_folder_without_space_is_named_before_the_first_trial(tmp_path, monkeypatch):
+    full = os.statvfs_result((4096, 4096, 9, 9, 9, 9, 9, 9, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    with pytest.raises(InputError, match=rf"runs='{tmp_path}'.* kB free"):
+        run_here(tmp_path, 0, 1)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=os.strerror(errno.ENOTDIR)):
+        run_here(tmp_path / "file" / "runs", 0)
+    assert trained(tmp_path) == []
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    [parameters] = runs_of(0)
+    (tmp_path / "run" / "log.txt").mkdir(parents=True)
+    with pytest.raises(InputError, match="log.txt: cannot be written"):
+        attempt(quick, parameters | {"runs": str(tmp_path)}, "run", wait=False)
+
+
+def test_a_disk_that_fills_up_stops_the_sweep_and_leaves_the_records_whole(tmp_path, cluster):
+    with pytest.raises(InputError, match="No space left on device"):
+        run_here(tmp_path, 0, 1, 103, *range(2, 40), scheduler=cluster)
+    kept = [record(tmp_path, run)["status"] for run in trained(tmp_path) if record(tmp_path, run)]
+    assert kept and set(kept) == {"done"}
+
+
+@pytest.mark.parametrize(
+    "address", ["tls://far.example:8786", "tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:1"]
+)
+def test_a_scheduler_here_or_behind_tls_is_accepted(address):
+    check_address(address, insecure=False)
+
+
+@pytest.mark.parametrize("address", ["tcp://10.0.0.7:8786", "tcp://far.example:8786", "far:8786", "tls://far", "8786"])
+def test_a_scheduler_elsewhere_without_tls_is_refused(address, tmp_path):
+    with pytest.raises(InputError, match="scheduler='.*'.*tls://"):
+        run_here(tmp_path, 0, scheduler=address)
+    assert trained(tmp_path) == []
+    if address.startswith("tcp"):
+        check_address(address, insecure=True)
+
+
+NOTEBOOK = ROOT / "notebooks" / "sweep.ipynb"
+
+
+def test_the_notebook_runs_a_study_and_a_second_time_nothing(kernel, tmp_path):
+    runs, executed = tmp_path / "runs", tmp_path / "sweep.ipynb"
+    small = {"width": 4, "epochs": 1, "batch_size": 512}
+    asked = {"study": "cp", "seeds": 1, "workers": 1, "runs": str(runs)} | small
+    given = [part for name, value in asked.items() for part in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOK), str(executed), *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(runs / "results.csv")
+    assert set(table["status"]) == {"done"} and set(table["decomp"]) == {"cp"} and set(table["width"]) == {4}
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/record.json")}
+    run_notebook(kernel, NOTEBOOK, executed, cwd=ROOT, **asked)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert f"{len(table)} done, 0 to train" in executed.read_text()
+
+
+def test_the_notebook_refuses_a_parameter_that_does_not_exist(kernel, tmp_path):
+    line = "sheduler='tls://host:1': there is no such parameter; did you mean scheduler?"
+    asked = {"sheduler": "tls://host:1", "runs": str(tmp_path / "runs")}
+    with pytest.raises(PapermillExecutionError, match=re.escape(line)):
+        run_notebook(kernel, NOTEBOOK, tmp_path / "sweep.ipynb", cwd=ROOT, **asked)
+    assert not (tmp_path / "runs").exists()

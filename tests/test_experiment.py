@@ -1,0 +1,145 @@
+"""One run, from Config to record: what it refuses, says and stores, killed and asked for twice."""
+
+import base64
+import csv
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import SMALL, networks, run
+
+import lowrank
+from lowrank.config import DECOMPS
+from lowrank.data import load
+from lowrank.errors import InputError
+from lowrank.hardware.precision import resolved_precision
+
+FASTEST = resolved_precision("auto", torch.device("cpu"))  # bfloat16 crawls where the processor does not know it
+
+
+@pytest.mark.parametrize("decomp", DECOMPS)
+@pytest.mark.parametrize("precision", sorted({"float32", FASTEST}))
+def test_every_form_trains_and_its_record_counts_what_torch_counts(tmp_path, decomp, precision):
+    record = run(tmp_path, decomp=decomp, precision=precision)
+    _, network = networks(decomp=decomp)
+    assert record["status"] == "done"
+    assert record["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert math.isfinite(record["train_loss"])
+    assert lowrank.results(tmp_path).parameters.tolist() == [record["parameters"]]
+
+
+def test_compression_is_relative_to_the_separable_network(tmp_path):
+    assert run(tmp_path, decomp="separable")["compression"] == 1
+    assert run(tmp_path, decomp="dense")["compression"] == 9
+    assert 0.4 < run(tmp_path, decomp="tt", budget=0.5)["compression"] <= 0.5
+
+
+def test_a_done_run_is_returned_and_not_trained_again(tmp_path):
+    first, lines = run(tmp_path), []
+    again = lowrank.run(log=lines.append, runs=str(tmp_path), epochs=1, **SMALL)
+    assert again == first
+    assert "already done" in lines[0] and len(lines) == 1
+
+
+def test_refusals_leave_nothing_behind(tmp_path):
+    for parameters, line in (
+        ({"precision": "float16"}, "precision='float16' is hopelessly slow on a CPU"),
+        ({"decomp": "bottleneck", "budget": 0.001}, "budget=0.001: the smallest bottleneck"),
+        ({"dims": 0}, "dims=0"),
+    ):
+        with pytest.raises(InputError, match=line):
+            run(tmp_path / "runs", **parameters)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_cost_is_told_before_and_every_epoch_after(tmp_path):
+    lines = []
+    lowrank.run(log=lines.append, runs=str(tmp_path), epochs=3, **SMALL)
+    assert "parameters" in lines[0] and "multiply-adds" in lines[0]
+    assert any("of training to go" in line for line in lines)
+    epochs = [line for line in lines if line.startswith("epoch")]
+    assert len(epochs) == 3 and all("train loss" in line and "test loss" in line for line in epochs)
+
+
+def train_elsewhere(log, runs, parameters):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
+    run(runs, log=log.send, **parameters)
+
+
+@pytest.fixture
+def elsewhere(forks):
+    """Starts a run in a process of its own, and gives that and the lines that it says."""
+
+    def start(runs, **parameters):
+        lines, log = forks.Pipe(duplex=False)
+        process = forks.Process(target=train_elsewhere, args=[log, runs, parameters])
+        process.start()
+        log.close()
+        return process, iter(lines.recv, None)
+
+    return start
+
+
+def numbers(runs: Path) -> list[list[str]]:
+    """The history of the only run, without its times."""
+    (path,) = runs.glob("*/history.csv")
+    with open(path) as file:
+        return [[value for name, value in row.items() if name != "seconds"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    ("decomp", "precision", "stop"),
+    [
+        ("tt", "float32", signal.SIGKILL),
+        ("cp", FASTEST, signal.SIGTERM),
+        ("ring", "float32", signal.SIGINT),
+    ],
+)
+def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_it_would_have(tmp_path, elsewhere, decomp, precision, stop):
+    stopped, alone, lines = tmp_path / "stopped", tmp_path / "alone", []
+    asked = {"decomp": decomp, "precision": precision, "epochs": 6, "budget": 0.3}
+    process, said = elsewhere(stopped, **asked)
+    assert any(line.startswith("epoch 2/6") for line in said)
+    os.kill(process.pid, stop)
+    process.join()
+    assert process.exitcode != 0
+    assert not list(stopped.glob("*/record.json"))
+    run(stopped, log=lines.append, **asked)
+    assert any("going on after epoch" in line for line in lines)
+    run(alone, **asked)
+    assert numbers(stopped) == numbers(alone)
+    assert len(numbers(stopped)) == 6
+    assert not list(stopped.glob("*/checkpoint.pt"))
+
+
+def test_two_processes_that_want_the_same_run_train_it_once(tmp_path, elsewhere):
+    process, said = elsewhere(tmp_path, epochs=6)
+    assert any(line.startswith("epoch 1/6") for line in said)
+    lines = []
+    run(tmp_path, log=lines.append, epochs=6)
+    process.join()
+    assert "waiting for it" in lines[0] and "already done" in lines[1] and len(lines) == 2
+    assert process.exitcode == 0 and len(lowrank.results(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("decomp", ["separable", "tt"])
+def test_validation_images_are_kept_apart_and_the_test_images_seen_once(tmp_path, decomp):
+    record = run(tmp_path, decomp=decomp, validation=0.2, epochs=3)
+    history = lowrank.history(tmp_path, record["run"])
+    assert history.validation_loss.notna().all() and history.validation_accuracy.between(0, 1).all()
+    assert history.test_accuracy.notna().tolist() == history.fit_accuracy.notna().tolist() == [False, False, True]
+    assert record["validation_accuracy"] == history.validation_accuracy.iloc[-1]
+    without = run(tmp_path, decomp=decomp, epochs=3)
+    assert without["run"] != record["run"] and "validation_accuracy" not in without
+    assert lowrank.history(tmp_path, without["run"]).test_accuracy.notna().all()
+
+
+def test_a_record_says_which_test_images_are_right(tmp_path):
+    record = run(tmp_path, decomp="separable", width=8, epochs=3, batch_size=64, augment=False)
+    right = np.unpackbits(np.frombuffer(base64.b64decode(record["correct"]), np.uint8))
+    assert right.sum() / len(load("digits").test_labels) == pytest.approx(record["test_accuracy"])
+    assert "correct" not in lowrank.results(tmp_path) and "correct" not in (tmp_path / "results.csv").read_text()
