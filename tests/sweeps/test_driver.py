@@ -145,9 +145,9 @@ def test_runs_that_raise_diverge_or_kill_their_worker_are_recorded_and_stop_no_o
 
 
 def test_a_trial_that_hangs_is_ended_as_failed(tmp_path):
-    table, _ = run_here(tmp_path, 104, 0, timeout=0.02)
+    table, _ = run_here(tmp_path, 104, 0, timeout=0.03)
     assert table["status"].tolist() == ["failed", "done"]
-    assert table["reason"][0] == "TimeoutError: still running after timeout=0.02 minutes; log.txt says where"
+    assert table["reason"][0] == "TimeoutError: still running after timeout=0.03 minutes; log.txt says where"
     assert "in quick" in (tmp_path / table["run"][0] / "log.txt").read_text()
 
 
