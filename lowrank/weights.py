@@ -27,11 +27,11 @@ def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.d
     and `net.reading["deviation"]`; for the data of the run `lowrank.data.load(dataset).normalise(images)` does it. If
     `net.reading["mirror"]`, the record's accuracy is that of an image and its mirror image, averaged.
 
+    Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
+
     >>> record = lowrank.results().iloc[0]
     >>> lowrank.load(record.run)
     Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
-
-    Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
     """
     run = str(run.get("run")) if isinstance(run, Mapping) else run
     path, record = runs_folder(runs) / run / "weights.pt", stored(runs_folder(runs), run)
@@ -60,12 +60,12 @@ def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarra
     anew. The images are normalised as those of the run were, and each is averaged with its mirror image if the recipe
     does that: `predict(record, data.test_images).argmax(1)` is right as often as the record's test_accuracy says.
 
+    Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
+
     >>> record, digits = lowrank.results().iloc[0], lowrank.data.load("digits")
     >>> right = lowrank.predict(record.run, digits.test_images).argmax(1) == digits.test_labels
     >>> f"{right.float().mean():.4f}" == f"{record.test_accuracy:.4f}"
     True
-
-    Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
     """
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32):

@@ -112,7 +112,7 @@ def setting(runs: str = "runs") -> LivePicture | None:
             draw(landscape, parameters),
         ]
 
-    controlled(
+    controls = controlled(
         show,
         decomp=("tt", partial(widgets.Dropdown, options=list(DECOMPS))),
         dims=(3, partial(widgets.IntSlider, min=2, max=9)),
@@ -121,7 +121,16 @@ def setting(runs: str = "runs") -> LivePicture | None:
         width=(widths[0], partial(widgets.Dropdown, options=sorted({8, 16, 32, 64, 128, *widths}))),
         dataset=(datasets[0], partial(widgets.Dropdown, options=datasets)),
     )
+    if controls:
+        controls["decomp"].observe(lambda change: grey_out(controls), "value")
     return live
+
+
+def grey_out(controls: Mapping[str, widgets.Widget]) -> None:
+    """Disables what says nothing about the chosen decomposition."""
+    decomp = controls["decomp"].value
+    controls["dims"].disabled = not uses_dims(decomp)
+    controls["size"].disabled = controls["share"].disabled = decomp in PLAIN
 
 
 # --- recorded runs

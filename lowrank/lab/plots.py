@@ -177,7 +177,7 @@ def counted(axis: Any, steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
 def note(ax: Axes, text: str) -> None:
     """A caption under the axes, in lines that are no wider than they are."""
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
-    lines = [part for line in text.splitlines() for part in wrap(line, 100)]
+    lines = [as_label(part) for line in text.splitlines() for part in wrap(line, 100)]
     ax.annotate("\n".join(lines), (0, 0), (0, -42), **place, fontsize=8.5, color="#444444")
 
 
@@ -206,7 +206,7 @@ def heatmap(
     sns.heatmap(cells, ax=ax, annot=True, **look)
     ax.grid(False)
     ax.set(xlabel=columns, ylabel=rows)
-    note(ax, f"{as_label(listed(table.dataset))}, {scope(table)}; each number a mean over seeds")
+    note(ax, f"{listed(table.dataset)}, {scope(table)}; each number a mean over seeds")
     return ax
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 from scipy import stats
 
 from ..config import PLAIN, Config, InputError
-from ..display import as_label
 from .inference import CONFIDENCE, pool_spread
 
 SETTING = [each.name for each in fields(Config) if each.name not in ("seed", "save_weights", "runs")]
@@ -77,7 +76,7 @@ def caption(table: pd.DataFrame, value: str = "test_accuracy") -> str:
     seeds = f"mean and {CONFIDENCE:.0%} interval over seeds (pooled SD; none below n = {FEWEST})"
     if points(table, value, mixed=True).n.max() < FEWEST:
         seeds = "mean over seeds, too few for an interval"
-    return f"{as_label(listed(table.dataset))}, {scope(table)}; every dot a run, {seeds}"
+    return f"{listed(table.dataset)}, {scope(table)}; every dot a run, {seeds}"
 
 
 def listed(values: Iterable[Any]) -> str:

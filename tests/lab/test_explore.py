@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ from lowrank.config import DECOMPS, Config
 from lowrank.data import load as load_data
 from lowrank.errors import InputError
 from lowrank.formats import PLAIN
-from lowrank.lab import explore, overview, plots
+from lowrank.lab import controls, explore, overview, plots
 from lowrank.lab.figures import run_notebook, running_kernel
 from lowrank.lab.landscape import Landscape
 from lowrank.optimiser import weight_decays
@@ -104,6 +105,23 @@ def test_a_setting_is_placed_truly_and_the_picture_stays(values, said, monkeypat
     table = lowrank.results(published)
     bare = Landscape(table, explore.describe).png
     assert (picture.data == bare) == ("red line" not in said)  # only where it lies among them is a line drawn
+
+
+def test_controls_that_say_nothing_are_greyed_out(published, monkeypatch):
+    made = {}
+    for module in (explore, controls):
+        monkeypatch.setattr(module, "at_controls", lambda: True)
+    monkeypatch.setattr(controls, "display", lambda *_, **__: SimpleNamespace(update=lambda _: None))
+
+    def controlled(show, **named):
+        made.update(controls.controlled(show, **named))
+        return made
+
+    monkeypatch.setattr(explore, "controlled", controlled)
+    explore.setting(published)
+    for decomp, off in {"bottleneck": {"dims"}, "separable": {"dims", "size", "share"}, "tt": set()}.items():
+        made["decomp"].value = decomp
+        assert {name for name, control in made.items() if control.disabled} == off
 
 
 def test_every_published_run_is_found_where_its_form_draws_it(published):

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import re
 import subprocess
 from dataclasses import asdict
@@ -151,6 +152,21 @@ def test_a_notebook_without_runs_says_so_and_fails_nowhere(notebook, tmp_path):
         matplotlib.pyplot.close("all")
     study = namespace["study"]
     assert not study and f"Not answered yet: 0 of {study.asked} runs of the study `{study.study}`" in study.gap
+
+
+def test_a_gist_names_the_repository_by_its_address(tmp_path):
+    """Its links would lead nowhere from where it is shared."""
+    tools = {"gh": 'cp "$5" "$SHARED"', "git": "echo git@example.org:someone/lowrank.git"}
+    for name, line in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    shared = tmp_path / "shared.ipynb"
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SHARED": str(shared)}
+    command = ["make", "gist", "NB=1-parameter-counts"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    first = nbformat.read(shared, as_version=4).cells[0].source
+    assert "(https://example.org/someone/lowrank/blob/HEAD/README.md)" in first and "](../" not in first
+
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "NB=: "), ("9-no-such", "NB=9-no-such: ")])
