@@ -168,7 +168,6 @@ def test_a_gist_names_the_repository_by_its_address(tmp_path):
     assert "(https://example.org/someone/lowrank/blob/HEAD/README.md)" in first and "](../" not in first
 
 
-
 @pytest.mark.parametrize(("name", "message"), [("", "NB=: "), ("9-no-such", "NB=9-no-such: ")])
 def test_a_gist_of_nothing_is_refused(name, message):
     command = ["make", "--no-print-directory", "gist", f"NB={name}"]  # without it a make inside a make says more
