@@ -24,6 +24,7 @@ from lowrank.config import Config
 from lowrank.data import load
 from lowrank.files import claim
 from lowrank.records import FINAL, record, store
+from lowrank.sweeps import driver
 from lowrank.sweeps.driver import sweep
 from lowrank.sweeps.studies import grid
 
@@ -103,7 +104,7 @@ def main(folder: Path) -> None:
             subprocess.run(["nsenter", "-t", str(host.pid), "-n", "ip", "link", "set", "far", "down"], check=True)
             cut_off.append(SECOND)
 
-    sys.modules["lowrank.sweeps.driver"].REFRESH = 8
+    driver.REDRAW = 8
     study = grid(decomp=["tt"], dataset=["digits"], precision=["float32"], seed=range(RUNS))
     table = sweep(study, scheduler=ADDRESS, runs=str(folder / "runs"), trial=short, show=cut)
     for process in (first, scheduler, host):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError, refuse_unknown
-from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, uses_dims
+from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, default_rank_rule, uses_dims
 from .paths import located, runs_folder
 from .signatures import list_parameters
 
@@ -77,9 +77,12 @@ def choice(default: str, doc: str, options: Collection[str], more: str = "") -> 
 class Config:
     """What decides a run.
 
-    Raises InputError, one line with the parameter, its value and what is allowed, where a value
-    has the wrong type or is out of range. Where a decomposition has neither `rank_scale` nor
+    Raises InputError, one line with the parameter, its value and what is allowed, if a value
+    has the wrong type or is out of range. If a decomposition has neither `rank_scale` nor
     `budget`, `rank_scale` becomes 0.5.
+
+    >>> lowrank.Config(decomp="cp", budget=0.1)
+    Config(decomp='cp', budget=0.1, rank_rule='root')
     """
 
     decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS, OR_YOUR_OWN)
@@ -94,7 +97,9 @@ class Config:
         lambda v: 0 <= v <= 1,
     )
     rank_rule: str = choice(
-        "useful", "how ranks grow, useful, root, uniform or original (of 2019); see the README", RANK_RULES
+        "auto",
+        "how ranks grow, useful, root, uniform, original (of 2019) or auto (the best); see the README",
+        RANK_RULES,
     )
     init: str = choice(
         "random",
@@ -174,6 +179,8 @@ class Config:
     def __post_init__(self) -> None:
         for each in fields(self):
             object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
+        if self.rank_rule == "auto" and not self.start:
+            object.__setattr__(self, "rank_rule", default_rank_rule(self.decomp))
         if self.budget and self.rank_scale:
             raise InputError(f"budget={self.budget} and rank_scale={self.rank_scale}: only one of them may be set")
         self.check_start()
@@ -199,7 +206,7 @@ class Config:
             ("decomp", self.decomp not in PLAIN, "a decomposition"),
             ("rank_scale", not self.rank_scale, "a budget in its place"),
             ("budget", self.budget > 0, "above 0 and up to 1"),
-            ("rank_rule", self.rank_rule == "useful", "'useful', ranks follow the error of the approximation"),
+            ("rank_rule", self.rank_rule == "auto", "'auto', ranks follow the error of the approximation"),
             ("init", self.init == "weights", "'weights'"),
         ):
             if not fits:
@@ -287,7 +294,7 @@ def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
 
 
 def checked(parameter: Any, value: Any) -> Any:
-    """The value of one Config field, an int made a float or a str where that is meant; raises InputError.
+    """The value of one Config field, an int made a float or a str if that is meant; raises InputError.
 
     numpy's numbers are numbers, and paths may be Paths.
     """

@@ -16,7 +16,12 @@ class OneLine:
 
 
 class InputError(OneLine, ValueError):
-    """What a user asked for cannot be done; the message is one line that says what can, whatever the names in it."""
+    """What a user asked for cannot be done; the message is one line that says what can, whatever the names in it.
+
+    >>> lowrank.Config(dims=1)
+    Traceback (most recent call last):
+    lowrank.errors.InputError: dims=1; allowed: >= 2
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).splitlines()))

@@ -53,6 +53,11 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     after its last whole epoch; one that is done without the weights that `save_weights` asks for is trained anew.
     Returns the record, a row of `lowrank.results`. Raises InputError, one line, before any work if a parameter cannot
     be.
+
+    >>> record = lowrank.run(decomp="tt", dims=3, budget=0.5, dataset="digits", width=4, epochs=1)
+    run ... is already done: its record is returned, nothing is trained
+    >>> record["parameters"], record["compression"]
+    (3104, 0.5)
     """
     for name, value in (("log", log), ("watch", watch or print)):
         if not callable(value):
@@ -177,7 +182,7 @@ def device_name() -> str:
 
 
 def revision() -> str:
-    """The commit of the code, "+dirty" where the code differs from it; empty outside a checkout."""
+    """The commit of the code, "+dirty" if the code differs from it; empty outside a checkout."""
     try:
         sha = git("rev-parse", "--short=12", "HEAD")
         return sha + ("+dirty" if git("status", "--porcelain", "--", "lowrank") else "")

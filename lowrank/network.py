@@ -107,6 +107,9 @@ def build(config: Config, classes: int) -> nn.Module:
     """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
 
     Raises InputError if the budget cannot be met.
+
+    >>> lowrank.build(lowrank.Config(decomp="tt", dims=3, budget=0.5, width=4), classes=10)
+    Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
     """
     torch.manual_seed(config.seed)
     net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)

@@ -128,6 +128,9 @@ def parameter_groups(
     without rates, and `matrices=False` all others, with them: cores of three axes and more, biases, dense kernels.
 
     Raises InputError if the learning rate is not above 0, the weight decay is below 0 or there is nothing to give.
+
+    >>> layer = lowrank.decompose(nn.Linear(64, 64), decomp="tt", budget=0.25)
+    >>> optimiser = torch.optim.SGD(lowrank.parameter_groups(layer, 0.1, weight_decay=5e-4), momentum=0.9)
     """
     if not learning_rate > 0 or not weight_decay >= 0:
         raise InputError(f"learning_rate={learning_rate!r}, weight_decay={weight_decay!r}; allowed: above 0, 0 or more")

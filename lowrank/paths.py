@@ -22,7 +22,7 @@ ROOT = ABOVE if PROJECT else Path()  # the repository, as notebooks run from sev
 
 
 def located(path: str | os.PathLike) -> Path:
-    """The path seen from the working directory or, where nothing is there, from the repository; ~ is the home."""
+    """The path seen from the working directory or, if nothing is there, from the repository; ~ is the home."""
     path = os.path.expanduser(path)
     return Path(path) if os.path.exists(path) else ROOT / path
 
@@ -42,7 +42,7 @@ def relative(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """$LOWRANK_CACHE or, where that is not set, lowrank/ below $XDG_CACHE_HOME or ~/.cache."""
+    """$LOWRANK_CACHE or, if that is not set, lowrank/ below $XDG_CACHE_HOME or ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("LOWRANK_CACHE") or Path(home, "lowrank"))
     with suppress(OSError):

@@ -161,7 +161,7 @@ def table(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> bytes:
 def collect(runs: Path) -> None:
     """Brings runs/results.csv up to date with the records; safe in many processes at once.
 
-    Raises InputError where it cannot be written.
+    Raises InputError if it cannot be written.
     """
     with claim(runs):
         sweep_up(runs)
@@ -194,6 +194,10 @@ def history(runs: str | Path, run: str) -> pd.DataFrame:
     """One row an epoch of a stored run; a relative path starts at the repository.
 
     Raises InputError if there is none, or it is no table of numbers.
+
+    >>> record = lowrank.results().iloc[0]
+    >>> lowrank.history("runs", record.run).columns.tolist()[:4]
+    ['epoch', 'seconds', 'train_loss', 'train_accuracy']
     """
     path = runs_folder(runs) / run / "history.csv"
     if not os.path.lexists(path):
@@ -255,6 +259,9 @@ def results(runs: str | Path = "runs") -> Table:
 
     Columns as in COLUMNS, then whatever else the records hold, but for `correct`; `started` is a UTC time. A number
     that was not measured, because the run failed or diverged, is NaN.
+
+    >>> lowrank.results("runs")[["decomp", "dims", "parameters"]].to_dict("records")
+    [{'decomp': 'tt', 'dims': 3, 'parameters': 3104}]
     """
     folder = runs_folder(runs)
     if folder.is_dir():

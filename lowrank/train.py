@@ -46,7 +46,7 @@ class State:
 
     @property
     def seconds(self) -> float:
-        """Of training, without evaluation."""
+        """How long the training took, without evaluation."""
         return sum(row["seconds"] for row in self.history)
 
 
@@ -111,7 +111,7 @@ class Loop:
         config, seen = self.config, 0
         totals = torch.zeros(2, device=self.device)
         self.network.train()
-        batches = self.data.training_batches(config.batch_size, config.seed, epoch, augmentation(config))
+        batches = self.data.training_batches(config.batch_size, config.seed, epoch, chosen_augmentation(config))
         for step, (images, labels) in enumerate(batches):
             self.set_rates((epoch * self.steps + step + 1) / (config.epochs * self.steps + 1))
             totals += self.take(images, labels)
@@ -146,25 +146,27 @@ class Loop:
     def evaluate(self, part: str) -> tuple[float, Tensor]:
         """Mean loss over the images of "validation", "test" or "fit", and which of them are right, bool [N]."""
         name = "train" if part == "fit" else part
+        precision, mirror = self.config.precision, self.config.uses("flip at test")
         images, labels = getattr(self.data, f"{name}_images"), getattr(self.data, f"{name}_labels")
         total, right = torch.zeros((), device=self.device), []
         self.network.eval()
         for some, their in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
-            logits = self.predict(self.data.normalise(some))
+            logits = compute_logits(self.network, self.data.normalise(some), precision, mirror)
             total += F.cross_entropy(logits, their, reduction="sum")
             right.append(logits.argmax(1) == their)
         return total.item() / len(labels), torch.cat(right)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits of normalised images [B, 3, 32, 32], each averaged with its mirror image's where the recipe does."""
-        with autocast(self.config.precision, self.device):
-            logits = self.network(images).float()
-            if self.config.uses("flip at test"):
-                logits = (logits + self.network(images.flip(3)).float()) / 2
-        return logits
+
+def compute_logits(network: nn.Module, images: Tensor, precision: str, mirror: bool) -> Tensor:
+    """Logits [B, classes] of normalised images [B, 3, 32, 32], if `mirror` averaged with those of the mirror image."""
+    with autocast(precision, images.device):
+        logits = network(images).float()
+        if mirror:
+            logits = (logits + network(images.flip(3)).float()) / 2
+    return logits
 
 
-def augmentation(config: Config) -> Augmentation | None:
+def chosen_augmentation(config: Config) -> Augmentation | None:
     if not config.augment:
         return None
     return LIGHT if config.uses("light augmentation") else FULL

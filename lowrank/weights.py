@@ -20,8 +20,9 @@ from .network import build
 from .paths import runs_folder
 from .records import WEIGHTS
 from .records import record as stored
+from .surgery.parts import evaluating
 from .surgery.replace import hold_layers, layouts_of
-from .train import EVALUATION_BATCH, autocast
+from .train import EVALUATION_BATCH, compute_logits
 
 READING = ("mean", "deviation", "mirror", "precision")  # how a network reads images: what `predict` needs
 
@@ -44,6 +45,10 @@ def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.d
     `net.reading["mirror"]`, the record's accuracy is that of an image and its mirror image, averaged.
 
     Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
+
+    >>> record = lowrank.results().iloc[0]
+    >>> lowrank.load(record.run)
+    Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
     """
     run = str(run.get("run")) if isinstance(run, Mapping) else run
     path, record = runs_folder(runs) / run / WEIGHTS, stored(runs_folder(runs), run)
@@ -88,6 +93,11 @@ def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarra
     does that: `predict(record, data.test_images).argmax(1)` is right as often as the record's test_accuracy says.
 
     Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
+
+    >>> record, digits = lowrank.results().iloc[0], lowrank.data.load("digits")
+    >>> right = lowrank.predict(record.run, digits.test_images).argmax(1) == digits.test_labels
+    >>> f"{right.float().mean():.4f}" == f"{record.test_accuracy:.4f}"
+    True
     """
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32):
@@ -98,16 +108,8 @@ def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarra
     if reading.keys() != set(READING):
         given = "network" if net is run else f"run={run.get('run') if isinstance(run, Mapping) else run!r}"
         raise InputError(f"{given} does not say how its images were normalised; allowed: lowrank.load's of a newer run")
-    device, training = next(net.parameters()).device, net.training
-    mean, deviation = reading["mean"].to(device), reading["deviation"].to(device)
-    logits = []
-    net.eval()
-    for some in images.to(device).split(EVALUATION_BATCH):
-        x = standardise(some, mean, deviation)
-        with autocast(reading["precision"], device):
-            some_logits = net(x).float()
-            if reading["mirror"]:
-                some_logits = (some_logits + net(x.flip(3)).float()) / 2
-        logits.append(some_logits.cpu())
-    net.train(training)
-    return torch.cat(logits)
+    device = next(net.parameters()).device
+    moments = reading["mean"].to(device), reading["deviation"].to(device)
+    parts = (standardise(some, *moments) for some in images.to(device).split(EVALUATION_BATCH))
+    with evaluating(net):
+        return torch.cat([compute_logits(net, x, reading["precision"], reading["mirror"]).cpu() for x in parts])

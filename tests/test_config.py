@@ -12,6 +12,7 @@ import pytest
 import lowrank
 from lowrank.config import ADDED, DECOMPS, Config, dataset_name, parameters_of
 from lowrank.errors import InputError
+from lowrank.formats import FORMATS, fold, solve
 from lowrank.paths import ROOT, cache_folder
 
 REFUSED = [
@@ -198,3 +199,11 @@ def test_a_batch_that_is_larger_than_the_training_set_is_said(tmp_path):
 def test_a_path_is_recorded_without_its_ending_in_any_case():
     assert dataset_name("some/where/Pets.ZIP") == dataset_name("Pets.Tar.XZ") == "Pets"
     assert dataset_name(".") == Path.cwd().name
+
+
+@pytest.mark.parametrize("decomp", FORMATS)
+def test_ranks_grow_as_suits_the_format_best_unless_it_is_said(decomp):
+    config = Config(decomp=decomp, budget=0.1)
+    assert config.rank_rule == FORMATS[decomp].rank_rule and config == Config(**asdict(config))
+    shapes = [fold(64, 48, 3), fold(64, 64, 3)]
+    assert solve(decomp, shapes, budget=0.1) == solve(decomp, shapes, budget=0.1, rank_rule=config.rank_rule)

@@ -30,7 +30,7 @@ OPTIONS = {
     "recipe": [{"recipe": "2018"}, *({"recipe": "fast", "without": each} for each in ["nothing", *INGREDIENTS])],
     "schedule": ["triangle", "cosine", "constant"],
     "init": ["random", "decompose", "decompose_rescaled"],
-    "rank_rule": ["useful", "root", "uniform", "original"],
+    "rank_rule": ["auto", "useful", "root", "uniform", "original"],
     "validation": [0.0, 0.5],
     "label_smoothing": [0.0, 0.99],
     "augment": [True, False],

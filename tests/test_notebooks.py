@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from papermill import PapermillExecutionError
 
 from lowrank.config import Config
+from lowrank.lab.figures import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["-p", "dataset", "digits", "-p", "width", "4", "-p", "epochs", "2", "-p", "batch_size", "256"]
@@ -59,31 +61,39 @@ def test_train_leaves_a_row_a_picture_and_a_quiet_notebook(tmp_path):
     assert str(ROOT) not in json.dumps(shown) and str(Path.home()) not in json.dumps(shown)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "line"),
-    [
-        (["-p", "dimz", "3"], "InputError: dimz=3: there is no such parameter; did you mean dims?"),
-        (["-y", "{weight_decay: 5e-4}"], "InputError: weight_decay='5e-4' is of type str; allowed: float"),
-        (["-p", "budget", "0.001"], "InputError: budget=0.001: the smallest tt"),
-    ],
-)
-def test_a_refusal_is_one_line_exit_1_and_nothing_but_the_failed_notebook(tmp_path, parameters, line):
-    output = tmp_path / "out.ipynb"
-    done = papermill("train.ipynb", output, *SMALL, "-p", "runs", str(tmp_path / "runs"), *parameters)
-    assert done.returncode == 1
-    assert line in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
-    (error,) = (each for each in outputs(output) if each["output_type"] == "error")
+def check_failed_notebook(folder: Path, line: str) -> None:
+    """It holds one line as error, and stands alone."""
+    assert [path.name for path in folder.iterdir()] == ["out.ipynb"]
+    (error,) = (each for each in outputs(folder / "out.ipynb") if each["output_type"] == "error")
     assert len(error["traceback"]) == 1 and line in error["traceback"][0]
 
 
-def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(tmp_path):
-    output, parameters = (
-        tmp_path / "out.ipynb",
-        ["-p", "steps", "1", "-p", "decomp", "bottleneck", "-p", "budget", "0.2"],
-    )
-    done = papermill("compress-your-own.ipynb", output, *parameters, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_a_refusal_is_one_line_exit_1_and_nothing_but_the_failed_notebook(tmp_path):
+    line = "InputError: weight_decay='5e-4' is of type str; allowed: float"
+    parameters = [*SMALL, "-p", "runs", str(tmp_path / "runs"), "-y", "{weight_decay: 5e-4}"]
+    done = papermill("train.ipynb", tmp_path / "out.ipynb", *parameters)
+    assert done.returncode == 1
+    assert line in done.stderr
+    check_failed_notebook(tmp_path, line)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ({"dimz": 3}, "InputError: dimz=3: there is no such parameter; did you mean dims?"),
+        ({"budget": 0.001}, "InputError: budget=0.001: the smallest tt"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(kernel, tmp_path, parameters, line):
+    asked = {"dataset": "digits", "runs": str(tmp_path / "runs")} | parameters
+    with pytest.raises(PapermillExecutionError, match=re.escape(line)):
+        run_notebook(kernel, ROOT / "notebooks" / "train.ipynb", tmp_path / "out.ipynb", cwd=ROOT, **asked)
+    check_failed_notebook(tmp_path, line)
+
+
+def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(kernel, tmp_path):
+    output, asked = tmp_path / "out.ipynb", {"steps": 1, "decomp": "bottleneck", "budget": 0.2}
+    run_notebook(kernel, ROOT / "notebooks" / "compress-your-own.ipynb", output, cwd=tmp_path, **asked)
     shown = outputs(output)
     assert not [each for each in shown if each.get("name") == "stderr"]
     assert sum("image/png" in each.get("data", {}) for each in shown) == 1

@@ -75,7 +75,7 @@ SAID = "with start='000000000000'; allowed: "
         ({"start": "0" * 12, "rank_scale": 0.5}, f"rank_scale=0.5 {SAID}a budget in its place"),
         ({"start": "0" * 12}, f"budget=0.0 {SAID}above 0 and up to 1"),
         ({"start": "0" * 12, "budget": 0.1, "init": "decompose"}, f"init='decompose' {SAID}'weights'"),
-        ({"start": "0" * 12, "budget": 0.1, "rank_rule": "root"}, f"rank_rule='root' {SAID}'useful'"),
+        ({"start": "0" * 12, "budget": 0.1, "rank_rule": "root"}, f"rank_rule='root' {SAID}'auto'"),
         ({"start": "0" * 12, "decomp": "dense"}, f"decomp='dense' {SAID}a decomposition"),
         ({"init": "weights"}, "init='weights' without start; allowed: another, or with start"),
         ({"epochs": 0}, "epochs=0 without start; allowed: >= 1, or with start"),

@@ -25,10 +25,11 @@ def test_the_fast_recipe_predicts_from_both_views_and_leaves_out_what_it_is_told
 
     def predicted(**recipe):
         config, network = networks(**recipe)
-        loop = train.Loop(config, network, data, lambda: None)
+        train.Loop(config, network, data, lambda: None)  # with its kernels
         network.eval()
         with torch.no_grad():
-            return loop.predict(images), (loop.network(images) + loop.network(images.flip(3))) / 2
+            said = train.compute_logits(network, images, config.precision, config.uses("flip at test"))
+            return said, (network(images) + network(images.flip(3))) / 2
 
     both, mean = predicted(recipe="fast")
     torch.testing.assert_close(both, mean)
@@ -39,7 +40,7 @@ def test_the_fast_recipe_predicts_from_both_views_and_leaves_out_what_it_is_told
 
 def test_the_fast_recipe_augments_less():
     def used(**parameters):
-        return train.augmentation(Config(**parameters).fitted(50_000))
+        return train.chosen_augmentation(Config(**parameters).fitted(50_000))
 
     assert used() == used(recipe="fast", without="light augmentation") == FULL
     assert used(recipe="fast") == used(recipe="fast", without="flip at test") == LIGHT

@@ -165,7 +165,7 @@ def contents(path: Path) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """Of the bytes of an archive; of the names, sizes and times of change of a folder's images, and of where it is."""
+    """A hash of the bytes of an archive; of a folder, of its place and its images' names, sizes and times of change."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]

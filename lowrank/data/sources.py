@@ -28,7 +28,7 @@ from .dataset import Data, assembled
 from .images import content_hash, contents, read_splits
 
 STORED = ("train_images", "train_labels", "test_images", "test_labels", "classes", "fingerprint")  # in the cache
-READING = 2  # counts up when the same files give other pixels: the cache of an older one is not used any more
+DECODING = 2  # counts up when the same files give other pixels: the cache of an older one is not used any more
 
 
 def load(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data:
@@ -53,7 +53,7 @@ def load(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data
             key = content_hash(path)
         except OSError as error:
             raise InputError(f"dataset={dataset!r}: {error.filename} cannot be read: {error.strerror}") from error
-        data = cached(f"{dataset_name(dataset)}-{key}-{READING}", partial(decoded, path))
+        data = cached(f"{dataset_name(dataset)}-{key}-{DECODING}", partial(decoded, path))
     tensors = {name: value.to(device) for name, value in vars(data).items() if isinstance(value, Tensor)}
     return replace(data, **tensors)
 
@@ -62,18 +62,18 @@ def load(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data
 
 
 def cached(name: str, build: Callable[[], Data]) -> Data:
-    """The data kept under that name; where there are none, or damaged ones, what `build` makes, kept from now on."""
+    """The data kept under that name; if there are none, or damaged ones, what `build` makes, kept from now on."""
     file = cache_folder() / f"{name}.npz"
     data = restored(file)
     if data is None:
         data = build()
-        with contextlib.suppress(OSError):  # where nothing can be kept, the next run builds again
+        with contextlib.suppress(OSError):  # if nothing can be kept, the next run builds again
             keep_data(data, file)
     return data
 
 
 def restored(file: Path) -> Data | None:
-    """What `keep_data` wrote, or None where it is missing or is not what it was."""
+    """What `keep_data` wrote, or None if it is missing or is not what it was."""
     try:
         with open_regular(file) as stream, np.load(stream) as stored:
             *arrays, fingerprint = (stored[name] for name in STORED)
@@ -110,7 +110,7 @@ def digits() -> Data:
 
 
 def torchvision_data(dataset: str) -> Data:
-    """CIFAR from torchvision, which verifies every file; raises InputError where it cannot be downloaded."""
+    """CIFAR from torchvision, which verifies every file; raises InputError if it cannot be downloaded."""
     from torchvision import datasets  # slow to import, and only the first run needs it
 
     kind, folder = getattr(datasets, dataset.upper()), cache_folder()
@@ -148,7 +148,7 @@ def download(url: str, archive: Path, md5: str) -> None:
     part = archive.with_name(archive.name + ".part")
     with part.open("ab") as file:
         lock(file.fileno())
-        for _ in range(2):  # once more from the start, where what was kept is damaged
+        for _ in range(2):  # once more from the start, if what was kept is damaged
             if sound(archive, md5):
                 return
             append_rest(url, file)

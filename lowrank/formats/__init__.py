@@ -8,9 +8,9 @@ from .budget import RANK_RULES, path, raise_rank, solve, walked
 from .folding import Folding, fold
 from .format import Format
 from .layout import CONTRACTIONS, Layout
-from .registry import FORMATS, OR_YOUR_OWN, PLAIN, uses_dims
+from .registry import FORMATS, OR_YOUR_OWN, PLAIN, default_rank_rule, uses_dims
 
 __all__ = [
     "CONTRACTIONS", "FORMATS", "Folding", "Format", "Layout", "OR_YOUR_OWN", "PLAIN", "RANK_RULES",
-    "fold", "path", "raise_rank", "solve", "uses_dims", "walked",
+    "default_rank_rule", "fold", "path", "raise_rank", "solve", "uses_dims", "walked",
 ]  # fmt: skip

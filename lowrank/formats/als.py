@@ -22,7 +22,7 @@ from .fits import leading, unfold
 
 WORK = 7_500  # multiply-adds a weight that the sweeps of a layer may take: about 0.6 s of one core a million weights
 FREE = 4.5e9  # multiply-adds that they may take however small the layer: 0.4 s
-ENOUGH = 12  # sweeps of the whole weight; if fewer are allowed, some of a short one come first
+FULL_SWEEPS = 12  # sweeps of the whole weight; if fewer are allowed, some of a short one come first
 SHORT = 2 / 3  # of the multiply-adds, for those
 SWEEPS = 2, 200  # at least and at most, whatever they take
 KEPT = 0.9  # of the energy, in the part of the longest mode that the first sweeps see; at most half of its length
@@ -199,7 +199,7 @@ def fit_alternating(tensor: Tensor, start: Sequence[Tensor], kind: Columns | Lin
     tensor = tensor / norm
     work = max(FREE, WORK * tensor.numel())
     sweeps = afford_sweeps(tensor, cores, kind, work)
-    if sweeps < ENOUGH:
+    if sweeps < FULL_SWEEPS:
         cores = settle_short(tensor, cores, kind, SHORT * work)
         sweeps = afford_sweeps(tensor, cores, kind, work - SHORT * work)
     cores = settle_cores(tensor, cores, kind, sweeps)

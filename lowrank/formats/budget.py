@@ -19,7 +19,7 @@ from .format import Format
 from .layout import Layout
 from .registry import FORMATS
 
-RANK_RULES = ["useful", "root", "uniform", "original"]  # see `growth`
+RANK_RULES = ["auto", "useful", "root", "uniform", "original"]  # see `growth`
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def growth(form: Format, folding: Folding, rank_rule: str) -> list[tuple[int, Ca
     Over all layers, "useful" raises ranks in proportion to their largest useful values, "root" in proportion to the
     square roots of those, and "uniform" keeps all equal until they reach them. "original" raises them in proportion to
     the caps of the 2019 experiments; a format that does not look at the modes has none, and "useful" is its original.
+    "auto" is the format's own.
     """
+    rank_rule = form.rank_rule if rank_rule == "auto" else rank_rule
     if rank_rule == "original" and form.uses_dims:
         return [(limit, partial(share_of_path, limit, 1.0)) for limit in form.original(folding)]
     if rank_rule in ("useful", "original"):
@@ -65,7 +67,7 @@ def share_of_path(unit: float, pace: float, rank: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def path(decomp: str, foldings: tuple[Folding, ...], rank_rule: str = "useful") -> Path:
+def path(decomp: str, foldings: tuple[Folding, ...], rank_rule: str = "auto") -> Path:
     """The one strictly increasing path that both `budget` and `rank_scale` walk, over all layers."""
     steps = sorted(
         (place(rank), limit, layer, k)
@@ -96,7 +98,7 @@ def solve(
     *,
     budget: float = 0.0,
     rank_scale: float = 0.0,
-    rank_rule: str = "useful",
+    rank_rule: str = "auto",
 ) -> list[Layout]:
     """The layout of every layer at one `budget` (share of all weights) or `rank_scale` (share of the path).
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class TensorTrain(Format):
     """Cores r[k-1] x n[k] x r[k] with r[0] = r[d] = 1; ranks are the dims - 1 bonds between them."""
 
+    rank_rule = "root"
+
     def largest(self, folding):
         modes = folding.modes
         return tuple(min(prod(modes[:k]), prod(modes[k:])) for k in range(1, len(modes)))
@@ -62,6 +64,8 @@ class TensorTrain(Format):
 class Ring(Format):
     """A tensor train with r[d] = r[0] > 1; ranks are r[0] ... r[d-1], the first one closing the ring."""
 
+    rank_rule = "root"
+
     def largest(self, folding):
         """Equal ranks, then single ones raised while the ring stays no larger than the weight."""
         size = folding.outputs * folding.inputs
@@ -103,6 +107,8 @@ class TuckerTT(TensorTrain):
 
     Its cores are the factors n[k] x t[k], then the cores r[k-1] x t[k] x r[k] of the train.
     """
+
+    rank_rule = "uniform"
 
     def largest(self, folding):
         bonds = (1, *super().largest(folding), 1)

@@ -38,8 +38,13 @@ class Format:
 
     The rest has an answer already. W has to be linear in every core: twice the core, twice W. A size that is not a
     rank, such as a number of blocks, goes into `__init__`, with a `refusal` of the weights that it does not fit.
+
+    >>> form, folding = lowrank.formats.FORMATS["tt"], lowrank.formats.fold(64, 64, dims=3)
+    >>> folding.modes, form.largest(folding), form.shapes(folding, (4, 4))
+    ((64, 8, 8), (64, 8), [(1, 64, 4), (4, 8, 4), (4, 8, 1)])
     """
 
+    rank_rule = "useful"  # of rank_rule="auto": where ranks serve its networks best, see notebooks/9-ranks.ipynb
     uses_dims = True  # False: it does not look at the modes, and `dims` is no parameter of its runs
 
     # --- it counts: integers only; `ranks` are positive, one for each of `largest`

@@ -15,7 +15,8 @@ from .format import Format
 from .registry import FORMATS, PLAIN
 
 BUILT_IN = (*PLAIN, *FORMATS)
-SIZES = [(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (32, 64, 4, 1), (48, 32, 5, 1)]  # as `fold` has them
+# outputs, inputs, dims and kernel of the weights on which a format is checked
+CHECKED = [(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (32, 64, 4, 1), (48, 32, 5, 1)]
 CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
 
 
@@ -26,15 +27,29 @@ def register(decomp: str, form: Format) -> None:
     weights or a sweep that names it; the workers of `lowrank.sweep` are told by themselves. Raises InputError at a
     name that lowrank itself uses, and if on one of several foldings what `form` says is not what it does: a W that is
     not outputs x inputs, factors that are not `inner` wide, counts that are no integers, ranks that add no parameters.
+
+    >>> class TwoMatrices(lowrank.Format):
+    ...     uses_dims = False
+    ...     def largest(self, folding):
+    ...         return (min(folding.outputs, folding.inputs),)
+    ...     def shapes(self, folding, ranks):
+    ...         return [(folding.outputs, ranks[0]), (ranks[0], folding.inputs)]
+    ...     def inner(self, folding, ranks):
+    ...         return ranks[0]
+    ...     def factors(self, cores, folding):
+    ...         return cores
+    >>> lowrank.register("mine", TwoMatrices())
+    >>> lowrank.decompose(nn.Linear(64, 64), decomp="mine", budget=0.25)
+    DecomposedLinear(in_features=64, out_features=64, bias=True, mine, modes=64|8x8, ranks=8, contraction=factors)
     """
     if decomp in BUILT_IN:
         raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
     if not isinstance(form, Format):
         raise InputError(f"decomp={decomp!r}: form={form!r}; allowed: an object of a class derived from lowrank.Format")
     with torch.random.fork_rng(devices=[]):  # what comes after draws as if nothing had been checked
-        checked = [check_format(decomp, form, fold(*size)) for size in SIZES]
+        checked = [check_format(decomp, form, fold(*size)) for size in CHECKED]
     if not any(checked):
-        sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in SIZES)
+        sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in CHECKED)
         raise InputError(f"decomp={decomp!r}: its `refusal` allows none of the weights that it is checked on: {sizes}")
     FORMATS[decomp] = form
     path.cache_clear()
@@ -114,7 +129,7 @@ def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...])
 
 
 def core_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
-    """Of the cores that it starts with and fits, if it does."""
+    """What is wrong with the cores that it starts with and those that it fits, if it does either."""
     weight = torch.randn(folding.outputs, folding.inputs)
     found = {"start": form.start(folding, ranks), "fit": form.fit(weight, folding, ranks)}
     for name, cores in found.items():

@@ -16,6 +16,7 @@ class Bottleneck(Format):
     """W = L @ R with rank r; r = OI / (O + I) holds as many parameters as W."""
 
     uses_dims = False
+    rank_rule = "uniform"
 
     def largest(self, folding):
         return (max(1, folding.outputs * folding.inputs // (folding.outputs + folding.inputs)),)
@@ -41,6 +42,8 @@ class Bottleneck(Format):
 
 class CP(Format):
     """A sum of R rank-one tensors; factors n[k] x R; R = OI / sum(n) holds as many parameters as W."""
+
+    rank_rule = "root"
 
     def largest(self, folding):
         return (max(1, folding.outputs * folding.inputs // sum(folding.modes)),)
@@ -71,6 +74,8 @@ class CP(Format):
 
 class Tucker(Format):
     """A dense core t[1] x ... x t[d] and a factor n[k] x t[k] for every mode; ranks are t."""
+
+    rank_rule = "uniform"
 
     def largest(self, folding):
         size = prod(folding.modes)

@@ -31,6 +31,11 @@ FORMATS = Registry(
 )
 
 
+def default_rank_rule(decomp: str) -> str:
+    """What rank_rule="auto" is; a plain network has no ranks, and any name would do."""
+    return "useful" if decomp in PLAIN else FORMATS[decomp].rank_rule
+
+
 def uses_dims(decomp: str) -> bool:
     """Whether `dims` decides anything; of a format that this process does not know, it may."""
     return decomp not in PLAIN and (decomp not in FORMATS or FORMATS[decomp].uses_dims)

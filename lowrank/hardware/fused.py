@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..network import norm_pool_relu
-from .native import DTYPES, call_kernel
+from .native import SUFFIXES, call_kernel
 
 
 def fused_norm_pool_relu(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
@@ -31,7 +31,7 @@ def fused_norm_pool_relu(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
 def suits_kernels(x: Tensor, pool: bool) -> bool:
     """Whether the kernels can take x [B, C, H, W]."""
     even = x.shape[2] % 2 == x.shape[3] % 2 == 0
-    return x.dtype in DTYPES and x.is_contiguous(memory_format=torch.channels_last) and (even or not pool)
+    return x.dtype in SUFFIXES and x.is_contiguous(memory_format=torch.channels_last) and (even or not pool)
 
 
 class NormPoolReLU(torch.autograd.Function):

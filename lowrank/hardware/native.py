@@ -24,7 +24,7 @@ from ..files import claim, named, open_regular, sweep_up, write
 from ..paths import cache_folder
 from .compiler import Missing, compile_sources, find_compiler, make_key
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 KERNELS = ["moments", "forward", "reduce", "backward", "thin_moments", "thin_turn", "thin_forward", "thin_backward"]
 LIMIT = 60  # seconds for the compiler, and for another process that is at it
 
@@ -53,7 +53,7 @@ def library_or_reason() -> tuple[ctypes.CDLL | None, str]:
 
 
 class Shape(ctypes.Structure):
-    """Of channels_last images, and how many threads share them."""
+    """The shape of channels_last images, and how many threads share them."""
 
     _fields_ = [
         *((name, ctypes.c_long) for name in ("images", "height", "width", "channels")),
@@ -71,7 +71,7 @@ def call_kernel(name: str, x: Tensor, *others: Tensor, channels: int | None = No
     pooled = [] if pool is None else [ctypes.c_int(pool)]
     thin = [] if channels is None else [ctypes.c_long(inner)]
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, *others)]
-    getattr(library(), f"{name}_{DTYPES[x.dtype]}")(shape, *pooled, *thin, *pointers)
+    getattr(library(), f"{name}_{SUFFIXES[x.dtype]}")(shape, *pooled, *thin, *pointers)
 
 
 # --- the cache
@@ -133,7 +133,7 @@ def load_library(folder: Path, key: str) -> ctypes.CDLL | None:
                 checksum = hashlib.file_digest(stream, "sha256").hexdigest()
             if file.stem == f"{key}-{checksum}":
                 library = ctypes.CDLL(str(file))
-                if all(hasattr(library, f"{name}_{dtype}") for name in KERNELS for dtype in DTYPES.values()):
+                if all(hasattr(library, f"{name}_{dtype}") for name in KERNELS for dtype in SUFFIXES.values()):
                     return library
     return None
 

@@ -11,7 +11,7 @@ from . import plots
 
 
 @torch.no_grad()
-def anatomy(layer: nn.Module) -> Figure:
+def draw_anatomy(layer: nn.Module) -> Figure:
     """The weight [O, I] of a layer, its singular values beside those of a random dense one, the norms of its cores."""
     held = isinstance(layer, Decomposed)
     weight = layer.matrix() if held else layer.weight.flatten(1)

@@ -1,4 +1,4 @@
-"""Controls above what they show, in a live notebook; where nobody is at the controls, what they show as they start."""
+"""Controls above what they show, in a live notebook; if nobody is at the controls, what they show as they start."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ tables and pictures. What a record says is shown as text, whatever it says.
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -20,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments, html_table
-from ..data import Data
 from ..display import as_label
 from ..formats import uses_dims
 from ..network import IMAGE, build, select_decomposable
@@ -28,16 +26,13 @@ from ..paths import runs_folder
 from ..records import COLUMNS, SHOWN_AS, WEIGHTS, Record, history, records, results
 from ..start import decompose_start
 from ..surgery.inventory import summary
-from ..train import steps_an_epoch
 from ..weights import load
 from . import plots
-from .anatomy import anatomy
+from .anatomy import draw_anatomy
 from .controls import at_controls, controlled, picture
 from .landscape import Landscape, LivePicture
 
 OUTCOME = ["parameters", "compression", "multiply_adds", "test_accuracy", "train_accuracy", "seconds"]
-STEPS = 20  # an epoch, that a small dataset should be given
-ENOUGH = 500  # steps in which a network learns something
 NO_RUNS = Markdown("*No run is recorded here yet: run all cells of [0-start-here](0-start-here.ipynb) first.*")
 NO_WEIGHTS = Markdown("*No run has kept its weights yet: train one with `save_weights=True`.*")
 
@@ -122,7 +117,7 @@ def setting(runs: str = "runs") -> LivePicture | None:
             draw(landscape, parameters),
         ]
 
-    controlled(
+    controls = controlled(
         show,
         decomp=("tt", partial(widgets.Dropdown, options=list(DECOMPS))),
         dims=(3, partial(widgets.IntSlider, min=2, max=9)),
@@ -131,7 +126,16 @@ def setting(runs: str = "runs") -> LivePicture | None:
         width=(widths[0], partial(widgets.Dropdown, options=sorted({8, 16, 32, 64, 128, *widths}))),
         dataset=(datasets[0], partial(widgets.Dropdown, options=datasets)),
     )
+    if controls:
+        controls["decomp"].observe(lambda change: grey_out(controls), "value")
     return live
+
+
+def grey_out(controls: Mapping[str, widgets.Widget]) -> None:
+    """Disables what says nothing about the chosen decomposition."""
+    decomp = controls["decomp"].value
+    controls["dims"].disabled = not uses_dims(decomp)
+    controls["size"].disabled = controls["share"].disabled = decomp in PLAIN
 
 
 # --- recorded runs
@@ -267,7 +271,7 @@ def one_layer(runs: str = "runs") -> None:
             block = network(run).get_submodule(layer).convolution
         except InputError as error:
             return [HTML(f"<p>{html.escape(str(error))}</p>")]
-        return [picture(anatomy(getattr(block, "pointwise", block)))]
+        return [picture(draw_anatomy(getattr(block, "pointwise", block)))]
 
     names = list(sizes(Config()).index[:-2])
     layers = partial(widgets.Dropdown, options=names)
@@ -293,26 +297,3 @@ def draw_curves(history: pd.DataFrame, epochs: int) -> Figure:
     for ax in plots.curves(history, figure.subplots(1, 2)):
         ax.set_xlim(min(epochs, 1) - 0.5, epochs + 0.5)
     return figure
-
-
-def judge_run(record: Mapping[str, Any], config: Config, data: Data) -> Markdown:
-    """How well a run did, in a sentence and, if it did no better than guessing, what to try."""
-    if record["status"] != "done":
-        return Markdown(f"**The loss has left the numbers**: try a `learning_rate` below {config.learning_rate:g}.")
-    config = config.fitted(len(data.train_labels))
-    images, accuracy = len(data.test_labels), record["test_accuracy"]
-    guessing = data.test_labels.bincount().max().item() / images  # always the class that most images have
-    said = f"{accuracy:.1%} of {images:,} test images"
-    if accuracy > guessing + 3 * (guessing * (1 - guessing) / images) ** 0.5:  # three standard errors
-        return Markdown(f"**{said} are recognised** after the last epoch; guessing gives {guessing:.1%}.")
-    steps = steps_an_epoch(config, data)
-    taken = f"{steps:,} step{'s' * (steps > 1)} an epoch, {steps * config.epochs:,} in all"
-    return Markdown(f"**{said}: no better than guessing, which gives {guessing:.1%}.** {taken}{advise(config, data)}.")
-
-
-def advise(config: Config, data: Data) -> str:
-    """What to try after a run that has learned nothing."""
-    if steps_an_epoch(config, data) * config.epochs >= ENOUGH:
-        return f": enough; try another `learning_rate` than {config.learning_rate:g}"
-    smaller = 2 ** int(math.log2(max(2, len(data.train_labels) / STEPS)))
-    return f": few; try `batch_size` {smaller}" if smaller < config.batch_size else ": few; try more `epochs`"

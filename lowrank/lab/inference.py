@@ -73,7 +73,7 @@ class Groups:
 
     @property
     def confidence(self) -> float:
-        """Of all intervals together: 95%, corrected for the looks (Bonferroni)."""
+        """The confidence of all intervals together: 95%, corrected for the looks (Bonferroni)."""
         return 1 - (1 - CONFIDENCE) / self.looks
 
 
@@ -202,7 +202,7 @@ def critical_value(loadings: np.ndarray, df: int, confidence: float = CONFIDENCE
 
 @lru_cache(maxsize=256)
 def simulated_quantile(scaled: bytes, shape: tuple[int, int], df: int, confidence: float) -> float:
-    """Of max |z_k| / s over draws of z ~ N(0, R) and s^2 ~ chi^2 / df, R being the correlation of the combinations."""
+    """The quantile of max |z_k| / s, with z ~ N(0, R), R the correlation of the combinations, and s^2 ~ chi^2 / df."""
     rng, scaled = np.random.default_rng(0), np.frombuffer(scaled).reshape(shape)
     correlation = scaled @ scaled.T  # [K, K], of which a root is enough: fewer draws if means outnumber combinations
     values, vectors = np.linalg.eigh(correlation)

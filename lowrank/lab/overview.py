@@ -16,7 +16,7 @@ from ..records import SHOWN_AS, results
 from .controls import at_controls
 
 YOURS, BEST = "yours", "best of form"
-COLUMNS = [
+SHOWN_FIRST = [
     "whose", "run", "test_accuracy", "decomp", "dims", "budget", "rank_scale", "parameters", "dataset", "width",
     "epochs", "batch_size", "seed",
 ]  # fmt: skip
@@ -50,7 +50,7 @@ def write_cells(table: pd.DataFrame) -> pd.DataFrame:
 
     A column that would be blank all the way down is left out.
     """
-    frame = pd.DataFrame(table[COLUMNS]).astype(object)
+    frame = pd.DataFrame(table[SHOWN_FIRST]).astype(object)
     for name in ("test_accuracy", "parameters"):
         frame[name] = table[name].map(SHOWN_AS[name], na_action="ignore")
     frame["test_accuracy"] = frame.test_accuracy.fillna(table.status)  # diverged, failed

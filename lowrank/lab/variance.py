@@ -13,7 +13,7 @@ from .inference import CONFIDENCE, DRAWS, Groups
 
 
 def best_probabilities(groups: Groups, high: bool = True) -> pd.Series:
-    """Of each setting, how probable it is that its true mean is the best, given the means and their spread.
+    """How probable it is of each setting that its true mean is the best, given the means and their spread.
 
     A flat prior and normal spread; unlike the lead of the first over the second it is not positive by construction.
     """

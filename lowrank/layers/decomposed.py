@@ -180,7 +180,7 @@ def autocasts(x: Tensor) -> bool:
 
 
 def widened(cores: Sequence[Tensor]) -> list[Tensor]:
-    """Cores in the precision that they are contracted in: float32, or float64 where they have it."""
+    """Cores in the precision that they are contracted in: float32, or float64 if they have it."""
     return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
 
 

@@ -14,7 +14,7 @@ from ..layers import Decomposed, decomposed_type, describe_layer, kernel_size
 from .parts import CONVOLUTION, LAYERS, LAZY, Part, copy_module, run_example, survey
 
 COUNTED = (*LAYERS, nn.MultiheadAttention)
-COLUMNS = (
+HEADINGS = (
     "decomp", "shape", "modes", "ranks", "weights", "parameters", "share", "contraction", "multiply_adds", "error",
     "left",
 )  # fmt: skip
@@ -30,6 +30,10 @@ def summary(module: nn.Module, image: tuple[int, ...] | None = None, example: An
     tensor, a tuple, or a dict of arguments by name), of a pass of these. Only Linear and convolutions are counted so.
 
     Raises InputError if the network does not take the input.
+
+    >>> net = lowrank.decompose(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10)), decomp="tt", budget=0.25, skip="1")
+    >>> lowrank.summary(net)[["decomp", "ranks", "parameters"]].to_dict("list")
+    {'decomp': ['tt', 'dense'], 'ranks': ['7, 8', ''], 'parameters': [960, 640]}
     """
     counts = None if image is None and example is None else positions(module, image, example)
     rows, counted = {}, {}
@@ -39,7 +43,7 @@ def summary(module: nn.Module, image: tuple[int, ...] | None = None, example: An
         if first != part.name:
             row |= {"weights": 0, "parameters": 0, "share": 1.0, "left": row["left"] or f"tied to {first}"}
         rows[part.name] = row
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS)).rename_axis("layer")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(HEADINGS)).rename_axis("layer")
     return table.fillna({"modes": "", "ranks": "", "contraction": "", "error": 0.0})
 
 

@@ -42,7 +42,7 @@ def decompose(
     rank_scale: float = 0.0,
     error: float = 0.0,
     allocation: str = "",
-    rank_rule: str = "useful",
+    rank_rule: str = "auto",
     init: str = "weights",
     skip: Selectors = (),
     only: Selectors = (),
@@ -53,37 +53,44 @@ def decompose(
 ) -> nn.Module:
     """A copy of the module with its linear layers and convolutions held in a tensor format.
 
-    `decomp` is the format: "tt" (tensor train), "tucker" (dense core), "tucker_tt" (Tucker whose core is a tensor
-    train), "cp", "ring" (tensor ring), "bottleneck" (two thin matrices, never folded), or one that `lowrank.register`
-    has made known. `dims`, 2 or more, is the number of modes that a weight [outputs, inputs] is folded into.
-    `rank_rule` says how the ranks of all layers grow together:
-    "useful", in proportion to the largest that the format can use, "root", to the square roots of those, "uniform",
-    all equal, or "original", as in the experiments of 2019. `contraction` is how a layer computes: "factors" (two
-    thin products through the cut), "weight" (makes the weight, then one product), "cores" (one core after another), or
-    "auto", the cheapest.
+    What cannot be decomposed is left, with a warning; `lowrank.summary` lists it with the reason.
 
-    One of three says how small: `budget`, the share of the replaced layers' weights, all together, that the
-    decomposed ones may use; `error`, the relative error that no layer may exceed, each as small as it allows, and left
-    dense if nothing smaller does; `rank_scale`, the share of the way to the largest useful ranks. Before them, or in
-    their place, come `ranks` by hand, for all layers or by name, {"fc": (8, 8), "layer4.*": 16}, where one number
-    stands for all ranks of a layer as far as each is of use, and `budgets`, {"layer3.*": 0.1}, a share for the layers
-    of each pattern together. A layer follows the first pattern that names it; one that nothing names is left.
-    `allocation` "error" spends a budget over layers and ranks where the error of the approximation falls most, "even"
-    by the `rank_rule`; unless it is said, it is "error" if cores start at the module's weights.
-
-    `init` "weights" starts at the best approximation of the module's weights, "random" at orthogonal cores of the
-    same spread, "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread
-    restored. `skip` names layers to leave, `only` those to take: shell patterns, types of layers, or functions of a
-    name and a layer. What cannot be decomposed is left, with a warning; `lowrank.summary` lists it.
-
-    With an `example` input (a tensor, a tuple, or a dict of arguments by name), one forward pass before and one after
-    find the layers whose cores the output does not follow.
+    The format:
+        decomp       "tt" (tensor train), "tucker", "tucker_tt" (Tucker whose core is a tensor train), "cp", "ring"
+                     (tensor ring), "bottleneck" (two thin matrices), or one of your own, see `lowrank.register`
+        dims         modes that a weight [outputs, inputs] is folded into, 2 or more; a bottleneck has none
+        contraction  how a layer computes: "factors" (two thin products through the cut), "weight" (makes the weight,
+                     then one product), "cores" (the format's own multiplication), "auto" (the cheapest)
+    How small, one of three:
+        budget       share of the replaced layers' weights that the decomposed ones may use, all together
+        error        relative error that no layer may exceed; each gets as small as it allows, or stays dense
+        rank_scale   share of the way from ranks of 1 to the largest useful ones
+    or by hand; a layer follows the first pattern that names it, and stays dense if nothing does:
+        ranks        for all layers, or by name, {"fc": (8, 8), "layer4.*": 16}; one number stands for all of a layer
+        budgets      a share for the layers of each pattern together, {"layer3.*": 0.1}
+    Where a budget goes:
+        allocation   "error": to the layers and ranks where the error of the approximation falls most; "even": by the
+                     `rank_rule`. "" is "error" if the cores start at the module's weights
+        rank_rule    how ranks grow together: "useful" (in proportion to the largest that the format can use), "root"
+                     (to their square roots), "uniform" (all equal), "original" (as in 2019), "auto" (the format's own)
+    The start:
+        init         "weights" (the best approximation of the module's), "random" (orthogonal cores of the same
+                     spread), "decompose" (of a fresh dense draw), "decompose_rescaled" (that, with the spread restored)
+    The layers:
+        skip, only   those to leave, those to take: shell patterns, types, or functions of a name and a layer
+        example      an input (a tensor, a tuple, a dict of arguments by name): one forward pass before and one after
+                     find the layers whose cores the output does not follow
 
     Raises InputError, one line that names the argument or the layer, if something of this cannot be.
+
+    >>> net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    >>> small = lowrank.decompose(net, decomp="tt", dims=3, budget=0.25, skip="2")
+    >>> [tuple(core.shape) for core in small[0].cores]
+    [(1, 64, 7), (7, 8, 8), (8, 8, 1)]
     """
     check(module, decomp, dims, rank_rule, init, allocation)
     if not allocation:
-        fitted = init == "weights" and rank_rule == "useful" and not any(each.is_meta for each in module.parameters())
+        fitted = init == "weights" and rank_rule == "auto" and not any(each.is_meta for each in module.parameters())
         allocation = "error" if fitted and not rank_scale else "even"
     by_hand = ranks if isinstance(ranks, Mapping) else {} if ranks is None else {"*": ranks}
     sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, budgets or {}, by_hand)
@@ -215,6 +222,11 @@ def assign(layer: Decomposed, weight: Tensor) -> None:
     """Fit the cores of a decomposed layer, in place, to a weight of the dense layer's shape; sets `layer.error`.
 
     Raises InputError if the layer is not a decomposed one or cannot have this weight.
+
+    >>> layer = lowrank.decompose(nn.Linear(64, 64), decomp="tt", budget=0.25)
+    >>> lowrank.assign(layer, torch.ones(64, 64))
+    >>> torch.allclose(layer.weight, torch.ones(64, 64), atol=1e-4)
+    True
     """
     if not isinstance(layer, Decomposed):
         raise InputError(f"layer={type(layer).__name__}; allowed: a layer that lowrank.decompose made")
@@ -267,7 +279,11 @@ def followed(module: nn.Module, parameters: Mapping[str, Sequence[nn.Parameter]]
 @torch.inference_mode(False)
 @torch.no_grad()
 def densify(module: nn.Module) -> nn.Module:
-    """A copy of the module with every decomposed layer made a plain one again, with the weight that its cores make."""
+    """A copy of the module with every decomposed layer made a plain one again, with the weight that its cores make.
+
+    >>> lowrank.densify(lowrank.decompose(nn.Linear(64, 64), decomp="ring", budget=0.25))
+    Linear(in_features=64, out_features=64, bias=True)
+    """
     net = copy_module(module)
     weights: dict[tuple[int, ...], nn.Parameter] = {}
     for part in survey(net):

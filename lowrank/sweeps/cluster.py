@@ -27,7 +27,7 @@ RESTART = 2  # seconds between two starts in the same place: what dies at once s
 
 
 def check_address(scheduler: str, insecure: bool) -> None:
-    """Raises InputError where the scheduler is on another host and its connection is neither encrypted nor waived."""
+    """Raises InputError if the scheduler is on another host and its connection is neither encrypted nor waived."""
     if type(insecure) is not bool:
         raise InputError(f"insecure={insecure!r}; allowed: True or False")
     parts = urlsplit(scheduler)
@@ -64,7 +64,7 @@ def slots(slots_per_gpu: int, workers: int) -> list[dict[str, str]]:
 class Workers:
     """Worker processes on this machine, one in each place, which is an environment; `close` kills them.
 
-    Replaces none that died unless `replace_lost` is called now and then, by the thread that made this: where that
+    Replaces none that died unless `replace_lost` is called now and then, by the thread that made this: if that
     thread ends, the kernel kills its workers.
     """
 

@@ -34,8 +34,8 @@ from .engine import Engine, Outcome, failed, run_trial
 from .plan import Study, announce, final_record, identified, missing_of, planned, rows_of, work_of
 
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
-REFRESH = 10  # seconds between two pictures of the state
-LOOK = 0.1  # seconds between two looks for an interrupt
+REDRAW = 10  # seconds between two pictures of the state
+GLANCE = 0.1  # seconds between two looks for an interrupt
 ENDING = 1  # seconds that an interrupted sweep waits for Dask to end; its workers are killed before that
 LONGEST = 10**6  # minutes of a timeout
 
@@ -56,7 +56,7 @@ def keep(config: Config, run: str, outcome: Outcome) -> str:
 
 
 def check_space(folder: Path, runs: int) -> None:
-    """Raises InputError where the folder cannot be written or has no space for the records of so many runs."""
+    """Raises InputError if the folder cannot be written or has no space for the records of so many runs."""
     collect(folder)
     free = shutil.disk_usage(folder).free
     if free < runs * SPACE:
@@ -113,7 +113,7 @@ def received(
     while not interrupts.pressed:
         tick()
         try:
-            event = engine.events.get(timeout=LOOK)
+            event = engine.events.get(timeout=GLANCE)
         except Empty:
             continue
         if event is None:
@@ -141,7 +141,7 @@ def run_missing(
             shown = time.monotonic()
             for run, outcome in received(engine, interrupts, log, lambda: progress.tick(engine.workers)):
                 progress.add(run, keep(engine.missing[run], run, outcome))
-                if not progress.work or time.monotonic() - shown > REFRESH:
+                if not progress.work or time.monotonic() - shown > REDRAW:
                     show()
                     shown = time.monotonic()
         progress.finish()
@@ -176,13 +176,24 @@ def sweep(
 ) -> pd.DataFrame:
     """Trains what is missing of a study, and returns one row a run, in the study's order.
 
-    `study` is the name of one (list(lowrank.studies.STUDIES)), at the `scale` smoke, cpu or gpu, or a list as
-    `lowrank.grid` makes it. Each setting runs with the seeds 0 to `seeds` - 1 unless it names its own; 0 is the scale's
-    number or what the list says. Any parameter of a run that is given replaces the study's in every run.
-    `scheduler` is '' (this machine: `slots_per_gpu` workers a GPU, or one a core; `workers` sets their number), an
-    address or a Dask cluster. A run that takes longer than `timeout` minutes (0: no limit) is ended as failed. `show`
-    is given the table now and then. Raises InputError before the first trial if something cannot be run or stored;
-    Stopped, one line, when interrupted. Interrupted, killed or repeated, it goes on where it was.
+    Interrupted, killed or repeated, it goes on where it was.
+
+        study          a name from lowrank.studies.STUDIES, or a list as `lowrank.grid` makes it
+        scale          of a named study: smoke (a rehearsal), cpu or gpu
+        seeds          each setting runs with 0 to seeds - 1, unless it names its own; 0 is the scale's number
+        scheduler      "" for this machine, an address, or a Dask cluster; `insecure` allows plain tcp to another host
+        slots_per_gpu  workers a GPU on this machine; `workers` sets their number (0: one a GPU slot or core)
+        timeout        minutes after which a run is ended as failed; 0 is no limit
+        show           is given the table now and then; `log` a line at a time
+
+    Any parameter of a run that is given replaces the study's in every run. Raises InputError before the first trial if
+    something cannot be run or stored; Stopped, one line, when interrupted.
+
+    >>> study = lowrank.grid(decomp=["tt"], dims=[3], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
+    >>> table = lowrank.sweep(study)
+    own grid: 1 runs, 1 done, 0 to train
+    >>> table["parameters"].tolist()
+    [3104]
     """
     configs: dict[str, Config] = {}
     interrupts = Interrupts()

@@ -51,10 +51,10 @@ def learn_formats(own: dict[str, Format]) -> None:
 def attempt(
     trial: Callable[..., dict], parameters: dict[str, Any], run: str, wait: bool, timeout: float = 0, sweep: str = ""
 ) -> Outcome | None:
-    """Trains one run in this process; None where another process is at it, unless told to wait for that one.
+    """Trains one run in this process; None if another process is at it, unless told to wait for that one.
 
     What the trial says goes to runs/<run>/log.txt. An exception becomes a record of status "failed"; so does a trial
-    that was ended after `timeout` minutes, in the attempt that Dask makes next. Raises InputError where the folder
+    that was ended after `timeout` minutes, in the attempt that Dask makes next. Raises InputError if the folder
     cannot be written: no other run could be stored either.
     """
     folder = Config.of(parameters).folder / run
@@ -99,7 +99,7 @@ def time_limit(minutes: float, note: Path, log: Any) -> Iterator[None]:
 
 
 def rows(table: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file; none where there is no file."""
+    """The rows of a CSV file; none if there is no file."""
     if not table.is_file():
         return []
     with open(table, newline="") as file:

@@ -25,7 +25,10 @@ NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
 # What a run does not share with the one that it starts from, unless that is said.
 FORM = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "init", "start", "save_weights")
 ANY_RUN = "0" * 12  # stands for the id of a run that is not known yet
-OWN = ["study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout"]
+# what a sweep is given beside the parameters of its runs
+SWITCHES = [
+    "study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout",
+]  # fmt: skip
 
 
 def planned(
@@ -44,7 +47,7 @@ def planned(
         raise InputError(f"scale={scale!r}; allowed: {', '.join(SCALES)}")
     if type(seeds) is not int or seeds < 0:
         raise InputError(f"seeds={seeds!r}; allowed: an int, 0 or more")
-    refuse_unknown(overrides, [*OWN, *(each.name for each in fields(Config))])
+    refuse_unknown(overrides, [*SWITCHES, *(each.name for each in fields(Config))])
     runs = study
     if isinstance(study, str):
         runs, seeds = each([SCALES[scale]], *STUDIES[study][scale]), seeds or SEEDS[scale]
@@ -92,7 +95,7 @@ def read_data(dataset: str) -> Any:
 
 
 def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
-    """The Config of every run under its id; raises InputError, before anything runs, where one is not possible."""
+    """The Config of every run under its id; raises InputError, before anything runs, if one is not possible."""
     configs = [configure(parameters, lambda _: ANY_RUN) for parameters in runs]
     data = {dataset: read_data(dataset) for dataset in {config.dataset for config in configs}}
     auto = settle_precision() if any(config.precision == "auto" for config in configs) else ""
@@ -138,7 +141,7 @@ def work_of(configs: dict[str, Config]) -> dict[str, float]:
 
 
 def multiply_adds(config: Config) -> int:
-    """Of one image forward; 1 if there can be no such network."""
+    """The multiply-adds of one image forward; 1 if there can be no such network."""
     names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
     with suppress(InputError):
         return count_multiply_adds(**{name: getattr(config, name) for name in names})
@@ -180,6 +183,10 @@ def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs
 
     The parameters are those of `lowrank.sweep`. Columns: `run`, `status`, the parameters that vary, `test_accuracy`,
     and of a failed run `reason` and `log`, the file of what it said.
+
+    >>> study = lowrank.grid(decomp=["tt"], dims=[3, 4], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
+    >>> lowrank.status(study)[["status", "dims"]].to_dict("records")
+    [{'status': 'done', 'dims': 3}, {'status': 'remaining', 'dims': 4}]
     """
     rows = []
     for run, config in identified(planned(study, scale, seeds, runs=runs, **overrides)).items():

@@ -12,7 +12,7 @@ was chosen is reported. A study of your own is a list:
 In a list `start` may be the parameters of the run to start from, as far as they differ from those of the run itself:
 that one is then trained first, and keeps its weights.
 
-How many seeds: SEEDS of every setting, more where a run says `seed` itself. A contest that is open after those (the
+How many seeds: SEEDS of every setting, more if a run says `seed` itself. A contest that is open after those (the
 simultaneous 95% interval holds 0 and reaches beyond 1 point) gets two seeds more on both sides, at most three times;
 intervals are then those of three looks at the data (Bonferroni), and nothing else decides when to stop.
 """
@@ -56,7 +56,6 @@ COMPRESSED: dict[str, dict[str, list[Any]]] = {
     "cpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [6, 7, 9], "dense": [4, 5, 8]},
     "gpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [18, 23, 33], "dense": [14, 20, 32]},
 }
-PLACED = {"bottleneck": "uniform", "tt": "root", "cp": "root"}  # the best rank rule of each, by the study `tuning`
 
 # A bottleneck of rank channels // k holds 2 / k of the weights of a square layer: that is the budget of k.
 FRACTIONS = {"smoke": [2, 31], "cpu": [10, 31], "gpu": [2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 31]}
@@ -74,7 +73,11 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @show_parameters(Config, given=False, listed=True)
 def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
-    """Every combination of the listed values, one dictionary a run: `grid(decomp=["tt", "cp"], dims=[3, 4])`."""
+    """Every combination of the listed values, one dictionary a run.
+
+    >>> lowrank.grid(decomp=["tt", "cp"], dims=[3, 4])[:2]
+    [{'decomp': 'tt', 'dims': 3}, {'decomp': 'tt', 'dims': 4}]
+    """
     for name, values in lists.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise InputError(f"{name}={values!r}: a grid takes a list of values, {name}=[{values!r}]")
@@ -110,7 +113,7 @@ def baselines(scale: str) -> list[dict[str, Any]]:
 
 
 def precision(scale: str) -> list[dict[str, Any]]:
-    """Half against full precision (bfloat16 crawls where a processor does not know it)."""
+    """Half against full precision (bfloat16 crawls if a processor does not know it)."""
     forms = [*grid(decomp=["separable"]), *each(best("cp"), {"budget": 0.1})]
     return each(forms, *grid(precision=PRECISIONS[scale], seed=range(4)))
 
@@ -164,7 +167,7 @@ def rank_placement(scale: str) -> list[dict[str, Any]]:
 
 
 def null_control(scale: str) -> list[dict[str, Any]]:
-    """Of 2 modes, CP and a tensor train are a bottleneck by another name: what differs between them is chance."""
+    """CP and a tensor train of 2 modes are a bottleneck by another name: what differs between the three is chance."""
     return each([{"decomp": "bottleneck"}, *grid(decomp=["tt", "cp"], dims=[2])], {"budget": 0.1})
 
 
@@ -183,11 +186,10 @@ def compress(scale: str) -> list[dict[str, Any]]:
     recipe = {"recipe": "fast"} | ({"without": "flip at test"} if scale == "smoke" else {})
     sizes, long = grid(budget=at["budget"]), {"epochs": whole + max(at["epochs"])}
     on = {form: grid(start=[{"decomp": form, "epochs": whole}], epochs=at["epochs"][::-1]) for form in PLAIN}
-    few = each(best(*PLACED), *sizes)
-    scratch = [run | {"rank_rule": PLACED[run["decomp"]]} | long for run in few]
+    few = each(best("bottleneck", "tt", "cp"), *sizes)
     narrow = [run for form in PLAIN for run in each(grid(decomp=[form], width=at[form]), long)]
     separable = each(each(best(*FORMS), *sizes), *on["separable"])
-    return each([*separable, *scratch, *narrow, *each(few, *on["dense"])], recipe)
+    return each([*separable, *each(few, long), *narrow, *each(few, *on["dense"])], recipe)
 
 
 def original_2019(scale: str) -> list[dict[str, Any]]:

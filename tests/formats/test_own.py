@@ -10,7 +10,7 @@ from torch import nn
 import lowrank
 from lowrank import Format, InputError, formats
 from lowrank.config import DECOMPS, Config
-from lowrank.formats.own import SIZES
+from lowrank.formats.own import CHECKED
 from lowrank.lab import explore, plots
 from lowrank.layers import Decomposed, DecomposedConv2d
 from lowrank.optimiser import weight_decays
@@ -274,7 +274,7 @@ def test_names_of_lowranks_own_are_refused(decomp, nothing_registered):
 @pytest.mark.parametrize("decomp", formats.FORMATS)
 def test_lowranks_own_formats_pass_the_same_checks(decomp, nothing_registered):
     lowrank.register("twin", formats.FORMATS[decomp])
-    assert "twin" in DECOMPS and len(SIZES) > 3
+    assert "twin" in DECOMPS and len(CHECKED) > 3
 
 
 def test_registering_draws_nothing_from_the_global_generator(nothing_registered):

@@ -371,7 +371,7 @@ def test_features_can_be_extracted(network, node):
         ({"allocation": "greedy"}, "allocation='greedy'; allowed: error, even"),
         ({"rank_scale": 1.5}, "rank_scale=1.5; allowed: .* up to 1"),
         ({"rank_scale": 0, "budget": 1e-4}, r"budget=0.0001: the smallest tt .* allowed is 0\.\d+ or more"),
-        ({"rank_rule": "2019"}, "rank_rule='2019'; allowed: useful, root, uniform, original"),
+        ({"rank_rule": "2019"}, "rank_rule='2019'; allowed: auto, useful, root, uniform, original"),
         ({"init": "zeros"}, "init='zeros'; allowed: weights, random, decompose, decompose_rescaled"),
         ({"contraction": "fast"}, "contraction='fast'; allowed: auto, factors, weight"),
         ({"contraction": "factors", "rank_rule": "original"}, "contraction='factors': .* no cut"),
