@@ -63,9 +63,9 @@ def decompose_start(config: Config) -> nn.Module:
 
 
 def describe_start(config: Config, net: nn.Module) -> dict[str, Any]:
-    """What the record of a run with `start` says of its beginning: see records.py; of another, nothing."""
+    """What the record of a run says of where it started: see records.py."""
     if not config.start:
-        return {}
+        return {"start_decomp": ""}
     layers = {name: each for name, each in net.named_modules() if isinstance(each, Decomposed)}
     trained = load(config.start, config.runs)
     energies = {name: trained.get_submodule(name).weight.square().sum().item() for name in layers}
