@@ -12,7 +12,6 @@ import pytest
 from papermill import PapermillExecutionError
 
 from lowrank.config import Config
-from lowrank.lab.figures import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["-p", "dataset", "digits", "-p", "width", "4", "-p", "epochs", "2", "-p", "batch_size", "256"]
@@ -84,10 +83,10 @@ def test_a_refusal_is_one_line_exit_1_and_nothing_but_the_failed_notebook(tmp_pa
         ({"budget": 0.001}, "InputError: budget=0.001: the smallest tt"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(kernel, tmp_path, parameters, line):
+def test_what_cannot_be_is_refused_in_one_line(execute, tmp_path, parameters, line):
     asked = {"dataset": "digits", "runs": str(tmp_path / "runs")} | parameters
     with pytest.raises(PapermillExecutionError, match=re.escape(line)):
-        run_notebook(kernel, ROOT / "notebooks" / "train.ipynb", tmp_path / "out.ipynb", cwd=ROOT, **asked)
+        execute(ROOT / "notebooks" / "train.ipynb", tmp_path / "out.ipynb", cwd=ROOT, **asked)
     check_failed_notebook(tmp_path, line)
 
 
