@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Damaged, check_fit, read_tensors
+from .checkpoints import Damaged, check_fit, read_tensors, save_tensors
 from .config import Config, InputError
+from .data import Data
 from .data.dataset import standardise
-from .experiment import READING, best_device, build
+from .formats import Folding, Layout
+from .hardware.process import best_device
+from .network import build
 from .paths import runs_folder
+from .records import WEIGHTS
 from .records import record as stored
 from .surgery.parts import evaluating
+from .surgery.replace import hold_layers, layouts_of
 from .train import EVALUATION_BATCH, compute_logits
+
+READING = ("mean", "deviation", "mirror", "precision")  # how a network reads images: what `predict` needs
+
+
+def keep_weights(config: Config, run: str, net: nn.Module, data: Data) -> None:
+    """Keep the network of a run beside its record, and how it reads images; with `start`, also its layouts."""
+    reading = (*data.moments, config.uses("flip at test"), config.precision)
+    kept = {"classes": len(data.classes), "network": net.state_dict(), **dict(zip(READING, reading, strict=True))}
+    if config.start:  # whose ranks follow weights that are no longer there
+        kept["layouts"] = {name: asdict(layout) for name, layout in layouts_of(net).items()}
+    save_tensors(config.folder / run / WEIGHTS, kept)
 
 
 def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
@@ -34,22 +51,37 @@ def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.d
     Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
     """
     run = str(run.get("run")) if isinstance(run, Mapping) else run
-    path, record = runs_folder(runs) / run / "weights.pt", stored(runs_folder(runs), run)
+    path, record = runs_folder(runs) / run / WEIGHTS, stored(runs_folder(runs), run)
     if not record or not path.is_file():
         raise InputError(f"run={run!r}: no weights in {runs!r}; lowrank.run(..., save_weights=True) keeps them")
-    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
     try:
         kept = read_tensors(path, device, sealed=False)
         if type(kept.get("classes")) is not int:
             raise Damaged("it holds no weights")
         with torch.device("meta"):
-            net = build(Config.of({name: record.get(name) for name in names}), kept["classes"])
+            net = rebuild(record, kept)
         check_fit(kept.get("network"), net)
     except Damaged as reason:
         raise InputError(f"{path}: damaged weights ({reason}); without this file lowrank.run makes them anew") from None
     net.load_state_dict(kept["network"], assign=True)
     net.reading = {name: kept[name] for name in READING if name in kept}  # older weights have none
     return net.eval()
+
+
+def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
+    """The network of a run, without its numbers; raises Damaged if its layouts are not to be read."""
+    if not record["start"]:
+        names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
+        return build(Config.of({name: record.get(name) for name in names}), kept["classes"])
+    net = build(Config(decomp=record["start_decomp"], width=record["width"]), kept["classes"])
+    try:
+        layouts = {
+            name: Layout(**each | {"folding": Folding(**each["folding"])}) for name, each in kept["layouts"].items()
+        }
+        hold_layers(net, layouts)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Damaged("it does not say how its layers are held") from error
+    return net
 
 
 @torch.no_grad()

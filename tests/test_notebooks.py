@@ -90,6 +90,19 @@ def test_what_cannot_be_is_refused_in_one_line(execute, tmp_path, parameters, li
     check_failed_notebook(tmp_path, line)
 
 
+def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(kernel, tmp_path):
+    output, asked = tmp_path / "out.ipynb", {"steps": 1, "decomp": "bottleneck", "budget": 0.2}
+    run_notebook(kernel, ROOT / "notebooks" / "compress-your-own.ipynb", output, cwd=tmp_path, **asked)
+    shown = outputs(output)
+    assert not [each for each in shown if each.get("name") == "stderr"]
+    assert sum("image/png" in each.get("data", {}) for each in shown) == 1
+    tables = ["".join(each["data"]["text/html"]) for each in shown if "text/html" in each.get("data", {})]
+    counts = re.findall(r">([\d,]+)</td>", tables[-1])  # the column of parameters
+    trained, decomposed, trained_on = (int(count.replace(",", "")) for count in counts)
+    assert decomposed == trained_on < 0.21 * trained
+    assert list(tmp_path.iterdir()) == [output], "images that it made stay nowhere"
+
+
 @pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
 def test_notebooks_are_committed_without_outputs_and_name_the_kernel(notebook):
     content = json.loads((ROOT / "notebooks" / notebook).read_text())

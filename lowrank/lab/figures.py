@@ -24,7 +24,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ..paths import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]-*.ipynb"))[1:]  # 0-start-here trains
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[1-9]*-*.ipynb"), key=lambda path: int(path.stem.partition("-")[0]))
 ENDINGS = {"image/png": "png", "application/pdf": "pdf", "image/svg+xml": "svg"}
 FRESH = "get_ipython().reset(); __import__('os').chdir({cwd!r})"
 KERNEL = "c.InlineBackend.figure_formats = {'png', 'pdf', 'svg'}\n"

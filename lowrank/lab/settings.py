@@ -16,7 +16,8 @@ from scipy import stats
 from ..config import PLAIN, Config, InputError
 from .inference import CONFIDENCE, pool_spread
 
-SETTING = [each.name for each in fields(Config) if each.name not in ("seed", "save_weights", "runs")]
+PARAMETERS = [each.name for each in fields(Config) if each.name not in ("seed", "start", "save_weights", "runs")]
+SETTING = [*PARAMETERS, "start_decomp"]  # of a run that starts from another, which depends on the seed, its form
 FEWEST = 3  # seeds that an interval takes
 SHARED = ["dataset", "epochs", "schedule", "width"]  # settings that differ in these may have different spreads
 

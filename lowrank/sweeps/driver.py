@@ -31,7 +31,7 @@ from ..records import FINAL, collect, store
 from ..signatures import show_parameters
 from .cluster import check_address, connected, slots
 from .engine import Engine, Outcome, failed, run_trial
-from .plan import Study, announce, final_record, identified, planned, rows_of, work_of
+from .plan import Study, announce, final_record, identified, missing_of, planned, rows_of, work_of
 
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
 REDRAW = 10  # seconds between two pictures of the state
@@ -204,7 +204,7 @@ def sweep(
                 check_address(scheduler, insecure)
             places = [] if scheduler else slots(slots_per_gpu, workers)
             configs = identified(planned(study, scale, seeds, runs=runs, **overrides))
-            missing = {run: config for run, config in configs.items() if not final_record(config, run)}
+            missing = missing_of(configs)
             work = work_of(missing)
             interrupts.raising = False
             folder = Config(runs=runs).folder

@@ -20,10 +20,10 @@ from lowrank.files import write
 from lowrank.lab import analysis, figures
 from lowrank.paths import ROOT
 from lowrank.records import collect
-from lowrank.sweeps.plan import planned
+from lowrank.sweeps.plan import configure, planned
 
 STUDIES = ["weight-decay", "overfitting", "tensor-train", "cp", "shoot-out", "then-and-now", "when-it-pays"]
-STUDIES += ["rank-placement", "null-control", "rates", "precision", "horizon", "original-2019"]
+STUDIES += ["rank-placement", "null-control", "rates", "precision", "horizon", "original-2019", "compress"]
 RUNS = [notebook for notebook in figures.NOTEBOOKS if notebook.stem != "1-parameter-counts"]
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 SIZES = {"dense": 80_000, "separable": 16_000}
@@ -43,14 +43,21 @@ def made_up(config: Config, run: str) -> dict:
     return asdict(config) | measured | source | {"run": run, "status": "done"}
 
 
+def described(start: dict | None) -> dict:
+    """What the record of a run that starts from another adds."""
+    return {"start_decomp": start["decomp"], "start_error": 0.4} if start else {}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for study in STUDIES:
-        for config in map(Config.of, planned(study, "smoke")):
+        for parameters in planned(study, "smoke"):
+            config = configure(parameters, lambda start: start.run("pixels"))
             run = config.run("pixels")
             (folder / run).mkdir(exist_ok=True)
-            write(folder / run / "record.json", json.dumps(made_up(config, run)).encode())
+            record = made_up(config, run) | described(parameters.get("start"))
+            write(folder / run / "record.json", json.dumps(record).encode())
     collect(folder)
     return folder
 

@@ -227,6 +227,19 @@ def test_a_cluster_that_others_started_is_used_and_left_running(tmp_path, cluste
         assert table["status"].tolist() == ["done"]
 
 
+def test_runs_wait_for_the_run_that_they_start_from_and_fail_with_it(tmp_path, cluster):
+    form = {"decomp": ["tt"], "dataset": ["digits"], "precision": ["float32"], "budget": [0.1, 0.2]}
+    starts = grid(**form, start=[{"decomp": "separable"}], seed=[0, 100, 102])
+    table = sweep(starts, runs=str(tmp_path), trial=quick, scheduler=cluster, log=lambda _: None)
+    rows = {key: part for key, part in table.groupby(["decomp", "seed"])}
+    assert set(rows["tt", 0].status) == set(rows["separable", 0].status) == {"done"}
+    begun = trained(tmp_path)
+    assert len(begun) == 5 and begun.index(rows["separable", 0].run.item()) < begun.index(rows["tt", 0].run.iloc[0])
+    for seed, ended in ((100, "failed"), (102, "diverged")):
+        parent = rows["separable", seed].run.item()
+        assert rows["tt", seed].reason.tolist() == 2 * [f"run {parent}, which it starts from, is {ended}"]
+
+
 def test_a_record_from_a_worker_with_other_data_is_refused(tmp_path, monkeypatch, cluster):
     monkeypatch.setattr(plan, "read_data", lambda dataset: pixels(dataset, "other pixels"))
     table, _ = run_here(tmp_path, 0, scheduler=cluster)
