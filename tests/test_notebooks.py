@@ -90,9 +90,9 @@ def test_what_cannot_be_is_refused_in_one_line(execute, tmp_path, parameters, li
     check_failed_notebook(tmp_path, line)
 
 
-def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(kernel, tmp_path):
+def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(execute, tmp_path):
     output, asked = tmp_path / "out.ipynb", {"steps": 1, "decomp": "bottleneck", "budget": 0.2}
-    run_notebook(kernel, ROOT / "notebooks" / "compress-your-own.ipynb", output, cwd=tmp_path, **asked)
+    execute(ROOT / "notebooks" / "compress-your-own.ipynb", output, cwd=tmp_path, **asked)
     shown = outputs(output)
     assert not [each for each in shown if each.get("name") == "stderr"]
     assert sum("image/png" in each.get("data", {}) for each in shown) == 1
