@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import os
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,12 +29,12 @@ def forks():
 
 
 @pytest.fixture(scope="session")
-def kernel():
-    """A kernel for one notebook after another: each of its own would import torch anew."""
-    from lowrank.lab.figures import running_kernel
+def execute():
+    """Executes one notebook after another in the same kernel: each of its own would import torch anew."""
+    from lowrank.lab.figures import run_notebook, running_kernel
 
     with running_kernel() as kernel:
-        yield kernel
+        yield partial(run_notebook, kernel)
 
 
 @pytest.fixture(scope="session")

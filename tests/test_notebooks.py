@@ -12,7 +12,6 @@ import pytest
 from papermill import PapermillExecutionError
 
 from lowrank.config import Config
-from lowrank.lab.figures import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["-p", "dataset", "digits", "-p", "width", "4", "-p", "epochs", "2", "-p", "batch_size", "256"]
@@ -84,16 +83,16 @@ def test_a_refusal_is_one_line_exit_1_and_nothing_but_the_failed_notebook(tmp_pa
         ({"budget": 0.001}, "InputError: budget=0.001: the smallest tt"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(kernel, tmp_path, parameters, line):
+def test_what_cannot_be_is_refused_in_one_line(execute, tmp_path, parameters, line):
     asked = {"dataset": "digits", "runs": str(tmp_path / "runs")} | parameters
     with pytest.raises(PapermillExecutionError, match=re.escape(line)):
-        run_notebook(kernel, ROOT / "notebooks" / "train.ipynb", tmp_path / "out.ipynb", cwd=ROOT, **asked)
+        execute(ROOT / "notebooks" / "train.ipynb", tmp_path / "out.ipynb", cwd=ROOT, **asked)
     check_failed_notebook(tmp_path, line)
 
 
-def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(kernel, tmp_path):
+def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(execute, tmp_path):
     output, asked = tmp_path / "out.ipynb", {"steps": 1, "decomp": "bottleneck", "budget": 0.2}
-    run_notebook(kernel, ROOT / "notebooks" / "compress-your-own.ipynb", output, cwd=tmp_path, **asked)
+    execute(ROOT / "notebooks" / "compress-your-own.ipynb", output, cwd=tmp_path, **asked)
     shown = outputs(output)
     assert not [each for each in shown if each.get("name") == "stderr"]
     assert sum("image/png" in each.get("data", {}) for each in shown) == 1

@@ -297,18 +297,18 @@ def test_start_here_links_to_every_notebook_and_to_nothing_else():
 
 
 @pytest.fixture(scope="module")
-def executed(kernel, tmp_path_factory):
+def executed(execute, tmp_path_factory):
     """The notebooks of the front door, executed in this order over one folder of runs, from two working directories."""
     folder = tmp_path_factory.mktemp("executed")
     small = {"width": 4, "epochs": 1}
 
-    def execute(kernel, name, cwd, **parameters):
-        run_notebook(kernel, NOTEBOOKS / name, folder / name, cwd, runs=str(folder / "runs"), **parameters)
+    def places(name):
+        return NOTEBOOKS / f"{name}.ipynb", folder / f"{name}.ipynb"
 
-    execute(kernel, "0-start-here.ipynb", ROOT, **small)
-    with running_kernel() as other:  # it registers a form
-        execute(other, "your-own.ipynb", NOTEBOOKS, **small)
-    execute(kernel, "explore.ipynb", ROOT)
+    execute(*places("0-start-here"), ROOT, runs=str(folder / "runs"), **small)
+    with running_kernel() as other:  # a form is registered in it
+        run_notebook(other, *places("your-own"), NOTEBOOKS, runs=str(folder / "runs"), **small)
+    execute(*places("explore"), ROOT, runs=str(folder / "runs"))
     return folder
 
 

@@ -13,7 +13,6 @@ from scipy import stats
 from lowrank.config import DECOMPS, Config
 from lowrank.errors import InputError
 from lowrank.lab import plots
-from lowrank.lab.figures import run_notebook
 from lowrank.network import pointwise_shapes
 from lowrank.paths import ROOT
 
@@ -219,9 +218,9 @@ def test_saved_pictures_are_opaque(table, tmp_path):
 # --- notebooks/1-parameter-counts.ipynb
 
 
-def test_the_size_notebook_answers_with_computed_numbers(kernel, tmp_path):
+def test_the_size_notebook_answers_with_computed_numbers(execute, tmp_path):
     output = tmp_path / "executed.ipynb"
-    run_notebook(kernel, NOTEBOOK, output, cwd=ROOT, width=16, channels=64)
+    execute(NOTEBOOK, output, cwd=ROOT, width=16, channels=64)
     outputs = [each for cell in json.loads(output.read_text())["cells"] for each in cell.get("outputs", [])]
     answer = "".join(outputs[0]["data"]["text/markdown"])
     weights = sum(rows * columns for rows, columns in pointwise_shapes(16))

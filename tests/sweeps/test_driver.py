@@ -16,13 +16,11 @@ from types import SimpleNamespace
 import dask
 import pandas as pd
 import pytest
-from papermill import PapermillExecutionError
 
 from lowrank.config import Config
 from lowrank.errors import InputError
 from lowrank.experiment import revision
 from lowrank.files import claim, named
-from lowrank.lab.figures import run_notebook
 from lowrank.paths import ROOT
 from lowrank.progress import in_notebook
 from lowrank.records import FINAL, record, store
@@ -292,7 +290,7 @@ def test_a_scheduler_elsewhere_without_tls_is_refused(address, tmp_path):
 NOTEBOOK = ROOT / "notebooks" / "sweep.ipynb"
 
 
-def test_the_notebook_runs_a_study_and_a_second_time_nothing(kernel, tmp_path):
+def test_the_notebook_runs_a_study_and_a_second_time_nothing(execute, tmp_path):
     runs, executed = tmp_path / "runs", tmp_path / "sweep.ipynb"
     small = {"width": 4, "epochs": 1, "batch_size": 512}
     asked = {"study": "cp", "seeds": 1, "workers": 1, "runs": str(runs)} | small
@@ -303,14 +301,16 @@ def test_the_notebook_runs_a_study_and_a_second_time_nothing(kernel, tmp_path):
     table = pd.read_csv(runs / "results.csv")
     assert set(table["status"]) == {"done"} and set(table["decomp"]) == {"cp"} and set(table["width"]) == {4}
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/record.json")}
-    run_notebook(kernel, NOTEBOOK, executed, cwd=ROOT, **asked)
+    execute(NOTEBOOK, executed, cwd=ROOT, **asked)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert f"{len(table)} done, 0 to train" in executed.read_text()
 
 
-def test_the_notebook_refuses_a_parameter_that_does_not_exist(kernel, tmp_path):
+def test_the_notebook_refuses_a_parameter_that_does_not_exist(execute, tmp_path):
+    from papermill import PapermillExecutionError  # here: every worker of a sweep imports this file
+
     line = "sheduler='tls://host:1': there is no such parameter; did you mean scheduler?"
     asked = {"sheduler": "tls://host:1", "runs": str(tmp_path / "runs")}
     with pytest.raises(PapermillExecutionError, match=re.escape(line)):
-        run_notebook(kernel, NOTEBOOK, tmp_path / "sweep.ipynb", cwd=ROOT, **asked)
+        execute(NOTEBOOK, tmp_path / "sweep.ipynb", cwd=ROOT, **asked)
     assert not (tmp_path / "runs").exists()
