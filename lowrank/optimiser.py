@@ -53,7 +53,8 @@ def core_rates(network: nn.Module) -> dict[Tensor, float]:
     for layer in network.modules():
         if isinstance(layer, Decomposed):
             for core, gain in zip(layer.cores, gains(layer), strict=True):
-                rates[core] = 2.0 ** round(math.log2(AIM / gain))  # few values: the optimiser takes a group for each
+                # few values: the optimiser takes a group for each. A core that others of zeros hide moves nothing yet
+                rates[core] = 2.0 ** round(math.log2(AIM / gain)) if gain else 1.0
     return rates
 
 
