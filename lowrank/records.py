@@ -132,9 +132,23 @@ def record(runs: Path, run: str) -> Record | None:
 
 def records(runs: Path) -> list[Record]:
     """All readable records, the oldest first."""
-    names = [entry.name for entry in os.scandir(runs) if entry.is_dir()] if runs.is_dir() else []
+    names = [entry.name for entry in os.scandir(runs) if is_folder(entry)] if runs.is_dir() else []
     found = [content for content in (record(runs, name) for name in names) if content]
     return sorted(found, key=lambda content: (content.get("started") or "", content["run"]))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    with suppress(OSError):  # a link in a circle
+        return entry.is_dir()
+    return False
+
+
+def name_run(run: str | Mapping[str, Any] | pd.Series) -> str:
+    """The id of a run, given that or its record or its row of the table. Raises InputError if it is none of them."""
+    name = run.get("run") if isinstance(run, Mapping | pd.Series) else run
+    if not isinstance(name, str):
+        raise InputError(f"run={name!r}; allowed: the id of a run, or its record")
+    return name
 
 
 def finite(value: Any) -> Any:
