@@ -21,6 +21,7 @@ from .config import PLAIN, Config, InputError, dataset_name
 from .data import Data
 from .data import load as load_data
 from .data.dataset import held_out
+from .errors import check_functions, whole_number
 from .files import claim
 from .fingerprint import code_fingerprint
 from .hardware import native
@@ -41,6 +42,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
+MOST_CLASSES = 10**6
 READING = ("mean", "deviation", "mirror", "precision")  # see `reading_of`
 
 Log = Callable[[str], None]
@@ -60,9 +62,7 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     >>> record["parameters"], record["compression"]
     (3104, 0.5)
     """
-    for name, value in (("log", log), ("watch", watch or print)):
-        if not callable(value):
-            raise InputError(f"{name}={value!r}; allowed: a function")
+    check_functions(log=log, watch=print if watch is None else watch)
     config, device = Config.of(parameters), best_device()
     data = load_data(config.dataset, device)
     config = replace(config, precision=resolved_precision(config.precision, device)).fitted(len(data.train_labels))
@@ -96,11 +96,14 @@ def reuse_record(config: Config, name: str, log: Log) -> dict[str, Any] | None:
 def build(config: Config, classes: int) -> nn.Module:
     """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
 
-    Raises InputError if the budget cannot be met.
+    Raises InputError if the budget cannot be met, or there are no classes.
 
     >>> lowrank.build(lowrank.Config(decomp="tt", dims=3, budget=0.5, width=4), classes=10)
     Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
     """
+    if not isinstance(config, Config):
+        raise InputError(f"config={config!r}; allowed: a lowrank.Config")
+    classes = whole_number("classes", classes, 1, MOST_CLASSES)
     torch.manual_seed(config.seed)
     net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
     if config.decomp in PLAIN:
@@ -117,7 +120,7 @@ def trained(
     if (stored(config.folder, name) or {}).get("status") in FINAL:
         log(f"run {name} is done, but its weights were not saved: it is trained anew and its record replaced")
     checkpoint = config.folder / name / "checkpoint.pt"
-    state = resume(checkpoint, name, net, data.train_images.device, log)
+    state = resume(checkpoint, name, config, net, data.train_images.device, log)
     size = count_network(config, net)
     log(
         f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "

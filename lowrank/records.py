@@ -19,7 +19,7 @@ import math
 import os
 import reprlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
@@ -198,8 +198,8 @@ def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> 
         warnings.warn(f"{error}; the run is stored, only this table of all runs is not up to date", stacklevel=2)
 
 
-def history(runs: str | Path, run: str) -> pd.DataFrame:
-    """One row an epoch of a stored run; a relative path starts at the repository.
+def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.DataFrame:
+    """One row an epoch of a stored run, named by its id or its record; a relative path starts at the repository.
 
     Raises InputError if there is none, or it is no table of numbers.
 
@@ -207,6 +207,7 @@ def history(runs: str | Path, run: str) -> pd.DataFrame:
     >>> lowrank.history("runs", record.run).columns.tolist()[:4]
     ['epoch', 'seconds', 'train_loss', 'train_accuracy']
     """
+    run = name_run(run)
     path = runs_folder(runs) / run / "history.csv"
     if not os.path.lexists(path):
         raise InputError(f"run={run!r}: there is no {path}")
