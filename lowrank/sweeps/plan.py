@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -12,18 +13,29 @@ import pandas as pd
 import torch
 
 from ..config import Config, InputError
-from ..errors import refuse_unknown
+from ..errors import refuse_unknown, whole_number
 from ..files import claim
 from ..records import FINAL, record, results
 from ..signatures import show_parameters
 from .studies import SCALES, SEEDS, STUDIES, each
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
+MOST_SEEDS = 10_000
 NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
 # what a sweep is given beside the parameters of its runs
 SWITCHES = [
     "study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout",
 ]  # fmt: skip
+
+
+def list_runs(study: Study, scale: str) -> list[Mapping[str, Any]]:
+    """The runs of a study, a named one at its scale. Raises InputError if there is no such study."""
+    if isinstance(study, str) and study in STUDIES:
+        return each([SCALES[scale]], *STUDIES[study][scale])
+    runs = list(study) if isinstance(study, Iterable) and not isinstance(study, str) else []
+    if not runs or not all(isinstance(run, Mapping) for run in runs):
+        raise InputError(f"study={study!r}; allowed: {', '.join(STUDIES)}, or a list as lowrank.grid makes it")
+    return runs
 
 
 def planned(
@@ -35,18 +47,14 @@ def planned(
     list, what the list says. `dataset`, if it is not '', and `overrides` replace a parameter in every run. Raises
     InputError if there is no such study, scale or parameter.
     """
-    if isinstance(study, str) and study not in STUDIES:
-        raise InputError(f"study={study!r}; allowed: {', '.join(STUDIES)}")
-    if scale not in SCALES:
+    if not isinstance(scale, str) or scale not in SCALES:
         raise InputError(f"scale={scale!r}; allowed: {', '.join(SCALES)}")
-    if type(seeds) is not int or seeds < 0:
-        raise InputError(f"seeds={seeds!r}; allowed: an int, 0 or more")
+    seeds = whole_number("seeds", seeds, 0, MOST_SEEDS)
     refuse_unknown(overrides, [*SWITCHES, *(each.name for each in fields(Config))])
-    runs = study
+    overrides |= {} if isinstance(dataset, str) and not dataset else {"dataset": dataset}
+    runs = each(list_runs(study, scale), overrides)
     if isinstance(study, str):
-        runs, seeds = each([SCALES[scale]], *STUDIES[study][scale]), seeds or SEEDS[scale]
-    overrides |= {"dataset": dataset} if dataset else {}
-    runs = each(runs, overrides)
+        seeds = seeds or SEEDS[scale]
     return [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
 
 
