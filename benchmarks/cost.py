@@ -19,8 +19,8 @@ from machine import machine, store
 from training import random_images
 
 from lowrank.config import Config
-from lowrank.experiment import build
 from lowrank.hardware.precision import resolved_precision
+from lowrank.network import build
 from lowrank.sweeps.plan import planned
 from lowrank.train import Loop
 

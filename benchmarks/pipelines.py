@@ -17,8 +17,7 @@ from lowrank.config import Config
 from lowrank.data.augmentation import FULL
 from lowrank.data.dataset import Data
 from lowrank.data.images import SIZE
-from lowrank.experiment import build
-from lowrank.network import compute_blocks_by
+from lowrank.network import build, compute_blocks_by
 from lowrank.optimiser import SCHEDULES
 from lowrank.train import steps_an_epoch
 

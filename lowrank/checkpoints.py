@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
+from .config import Config
 from .files import named, open_regular, write
+from .optimiser import make_optimiser
 from .train import State
 
 SEAL = b"\nsha256 "  # stands between the content and its checksum
@@ -87,12 +89,14 @@ def save_checkpoint(path: Path, run: str, state: State) -> None:
     save_tensors(path, {"run": run, **vars(state)})
 
 
-def resume(path: Path, run: str, network: nn.Module, device: torch.device, log: Callable[[str], None]) -> State:
+def resume(
+    path: Path, run: str, config: Config, network: nn.Module, device: torch.device, log: Callable[[str], None]
+) -> State:
     """The state that a stopped run left, or a fresh one; a file that holds none is set aside, which `log` is told."""
     if not os.path.lexists(path):
         return State()
     try:
-        state = read_state(path, run, network, device)
+        state = read_state(path, run, config, network, device)
     except Damaged as reason:
         log(f"{path} cannot be gone on from ({reason}): it is now {set_aside(path).name}, and the run begins anew")
         return State()
@@ -100,7 +104,7 @@ def resume(path: Path, run: str, network: nn.Module, device: torch.device, log: 
     return state
 
 
-def read_state(path: Path, run: str, network: nn.Module, device: torch.device) -> State:
+def read_state(path: Path, run: str, config: Config, network: nn.Module, device: torch.device) -> State:
     """Raises Damaged."""
     content = read_tensors(path, device)
     if content.keys() != {"run", *(each.name for each in fields(State))}:
@@ -109,6 +113,10 @@ def read_state(path: Path, run: str, network: nn.Module, device: torch.device) -
         raise Damaged(f"it is of run {found}")
     state = State(**content)
     check_fit(state.tensors.get("network"), network)
+    try:  # the code may have changed since then
+        make_optimiser(network, config).load_state_dict(state.tensors["optimiser"])
+    except Exception as error:  # torch raises many kinds
+        raise Damaged("its optimiser is another one than this code's") from error
     return state
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError, refuse_unknown
-from .formats import FORMATS, OR_YOUR_OWN, PLAIN, RANK_RULES, default_rank_rule, uses_dims
-from .paths import located, runs_folder
+from .errors import InputError, printable, refuse_unknown
+from .formats import FORMATS, MOST_DIMS, OR_YOUR_OWN, PLAIN, RANK_RULES, default_rank_rule, uses_dims
+from .paths import is_runs, located, runs_folder
 from .signatures import list_parameters
 
 DECOMPS = ChainMap(FORMATS, dict.fromkeys(PLAIN))  # by name: the plain ones, then every format, those of one's own last
@@ -37,7 +37,7 @@ PATHS = ("dataset", "runs")
 
 def dataset_name(dataset: str) -> str:
     """What records call a dataset: a path becomes its last part without the endings."""
-    name = os.path.basename(os.path.abspath(os.path.expanduser(dataset)))  # of "." too
+    name = printable(os.path.basename(os.path.abspath(os.path.expanduser(dataset))))  # of "." too
     return next((name[: -len(ending)] for ending in ARCHIVES if name.lower().endswith(ending)), name)
 
 
@@ -45,17 +45,6 @@ def is_dataset(dataset: str) -> bool:
     path = located(dataset)
     archive = os.path.isfile(path) and dataset.lower().endswith(ARCHIVES)
     return dataset in DATASETS or (dataset != "" and os.path.isdir(path)) or archive
-
-
-def is_runs(runs: str) -> bool:
-    """Whether the system takes names below it; who writes there says what else is in the way."""
-    try:
-        os.lstat(runs_folder(runs) / "run" / f".{'x' * 40}.tmp")
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return runs != ""
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def parameter(
@@ -86,7 +75,9 @@ class Config:
     """
 
     decomp: str = choice("tt", "form of the 3x3 convolutions; the README lists them", DECOMPS, OR_YOUR_OWN)
-    dims: int = parameter(3, "modes that each 1x1 weight matrix is folded into", ">= 2", lambda v: v >= 2)
+    dims: int = parameter(
+        3, "modes that each 1x1 weight matrix is folded into", f"2 to {MOST_DIMS}", lambda v: 2 <= v <= MOST_DIMS
+    )
     rank_scale: float = parameter(
         0.0, "ranks relative to the largest useful ones, up to 1; 0 is not set", "0 to 1", lambda v: 0 <= v <= 1
     )
@@ -176,6 +167,10 @@ class Config:
         "runs", "folder of the records; a relative path starts at the repository", "the path of a folder", is_runs
     )
 
+    def __new__(cls, *values: Any, **named: Any) -> Config:
+        refuse_unknown(named, [each.name for each in fields(cls)])
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for each in fields(self):
             object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
@@ -261,6 +256,7 @@ class Config:
         return runs_folder(self.runs)
 
 
+Config.__signature__ = inspect.Signature(list(inspect.signature(Config.__init__).parameters.values())[1:])
 Config.__doc__ = f"{inspect.getdoc(Config)}\n\n{list_parameters(Config)}\n"
 
 
@@ -315,6 +311,8 @@ def checked(parameter: Any, value: Any) -> Any:
         raise InputError(
             f"{parameter.name}={value!r} is of type {type(value).__name__}; allowed: {kind.__name__}{hint}, {allowed}"
         )
+    if kind is float:
+        value += 0.0  # -0.0 is 0.0, or the id of a run would tell them apart
     if (kind is float and not math.isfinite(value)) or not parameter.metadata["test"](value):
         raise InputError(f"{parameter.name}={value!r}; allowed: {allowed}")
     return value

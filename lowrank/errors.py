@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any
+
+LONGEST = 2000  # characters of a line: what a user gave may have millions
 
 
 class OneLine:
@@ -15,16 +18,24 @@ class OneLine:
         return [f"{type(self).__name__}: {self}"]
 
 
+def printable(text: str) -> str:
+    """The text with what UTF-8 has no bytes for, as of a file whose name is in another encoding, written as code."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class InputError(OneLine, ValueError):
     """What a user asked for cannot be done; the message is one line that says what can, whatever the names in it.
 
+    It can be printed, and of a very long one the middle is left out.
+
     >>> lowrank.Config(dims=1)
     Traceback (most recent call last):
-    lowrank.errors.InputError: dims=1; allowed: >= 2
+    lowrank.errors.InputError: dims=1; allowed: 2 to 32
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).splitlines()))
+        line = printable(" ".join(str(message).splitlines()))
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}")
 
 
 class MissingPackage(InputError, ImportError):
@@ -54,11 +65,25 @@ def show_stopped_as_a_line() -> None:
     sys.excepthook = show
 
 
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """The value, numpy's too, as an int. Raises InputError if it is none, or out of bounds."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+        raise InputError(f"{name}={value!r}; allowed: an int, {least} to {most}")
+    return int(value)
+
+
+def check_functions(**given: Any) -> None:
+    """Raises InputError at the first that cannot be called."""
+    for name, value in given.items():
+        if not callable(value):
+            raise InputError(f"{name}={value!r}; allowed: a function")
+
+
 def refuse_unknown(values: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raises InputError at a name that is not among the allowed ones, with the nearest that is."""
     names = list(names)
     for name, value in values.items():
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
+            near = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(names)}"
             raise InputError(f"{name}={value!r}: there is no such parameter; {hint}")

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from .checkpoints import resume, save_checkpoint
-from .config import Config, InputError, dataset_name
+from .config import Config, dataset_name
 from .data import Data
 from .data import load as load_data
 from .data.dataset import held_out
+from .errors import check_functions
 from .files import claim
 from .fingerprint import code_fingerprint
 from .hardware import native
@@ -59,9 +60,7 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     >>> record["parameters"], record["compression"]
     (3104, 0.5)
     """
-    for name, value in (("log", log), ("watch", watch or print)):
-        if not callable(value):
-            raise InputError(f"{name}={value!r}; allowed: a function")
+    check_functions(log=log, watch=print if watch is None else watch)
     config, device = Config.of(parameters), best_device()
     data = load_data(config.dataset, device)
     config = replace(config, precision=resolved_precision(config.precision, device)).fitted(len(data.train_labels))
@@ -98,7 +97,7 @@ def trained(
     if (stored(config.folder, name) or {}).get("status") in FINAL:
         log(f"run {name} is done, but its weights were not saved: it is trained anew and its record replaced")
     checkpoint = config.folder / name / "checkpoint.pt"
-    state = resume(checkpoint, name, net, data.train_images.device, log)
+    state = resume(checkpoint, name, config, net, data.train_images.device, log)
     size = count_network(config, net) | describe_start(config, net)
     log(
         f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "

@@ -70,10 +70,15 @@ def write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def open_at_once(name: str, flags: int) -> int:
+    """An opener that waits for nobody, as the other end of a fifo."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """A file to read bytes from. Raises OSError if it is none: a fifo, too, which would wait for its writer."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+    with open(path, "rb", opener=open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("it is no regular file")
         yield file
@@ -118,9 +123,11 @@ def claim(folder: Path, wait: bool = True) -> Iterator[bool]:
 
     Makes the folder if there is none. The lock file stays: to remove it would let two processes hold two files.
     """
+    file = folder / ".claim"
     with named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".claim", os.O_RDWR | os.O_CREAT, 0o666)
+    with named(file):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield lock(descriptor, wait)
     finally:

@@ -18,6 +18,7 @@ from .layers import Decomposed
 Fit = Callable[[Tensor, Layout], list[Tensor] | None]  # of a weight [O, I]
 
 FLAT_STEPS = 10  # of L-BFGS: brings the largest singular value of every format to 0.5 to 1.3 of a random matrix's
+TINY = 1e-10  # entries of a weight whose fourth powers, which `spread` takes, are zero in float32
 NOISE = 0.05  # relative; keeps a layer of full rank from starting as an exact isometry
 
 
@@ -61,6 +62,8 @@ def orthogonal_cores(layout: Layout) -> list[Tensor]:
     for shape, split in zip(layout.shapes, layout.form.splits(layout.folding, layout.ranks), strict=True):
         core = torch.nn.init.orthogonal_(torch.empty(prod(shape[:split]), prod(shape[split:])))
         cores.append(core.reshape(shape))
+    if layout.weight(cores).abs().max() < TINY:  # the product of many cores with many rows, as CP's are
+        cores = [core / core.square().mean().sqrt() for core in cores]
     descend(cores, lambda: spread(layout.weight(cores)), FLAT_STEPS)
     return [core + NOISE * core.square().mean().sqrt() * torch.randn_like(core) for core in cores]
 

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import PLAIN, Config
+from .errors import InputError, whole_number
 from .layers import dense, separable
 from .surgery import decompose
 from .surgery.inventory import summary
 from .surgery.parts import is_named
 
 IMAGE = (3, 32, 32)
+MOST_CLASSES = 10**6
 LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
 
@@ -106,11 +108,14 @@ def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn
 def build(config: Config, classes: int) -> nn.Module:
     """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
 
-    Raises InputError if the budget cannot be met.
+    Raises InputError if the budget cannot be met, or there are no classes.
 
     >>> lowrank.build(lowrank.Config(decomp="tt", dims=3, budget=0.5, width=4), classes=10)
     Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
     """
+    if not isinstance(config, Config):
+        raise InputError(f"config={config!r}; allowed: a lowrank.Config")
+    classes = whole_number("classes", classes, 1, MOST_CLASSES)
     torch.manual_seed(config.seed)
     net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
     if config.decomp in PLAIN:

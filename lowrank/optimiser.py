@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from .config import Config
 from .errors import InputError
 from .layers import Decomposed
+from .surgery.parts import check_module
 
 WARM_UP = 5 / 24  # of a triangle schedule
 SAMPLES = 256  # random entries of a core, at least, from which its gain is estimated
@@ -53,7 +55,8 @@ def core_rates(network: nn.Module) -> dict[Tensor, float]:
     for layer in network.modules():
         if isinstance(layer, Decomposed):
             for core, gain in zip(layer.cores, gains(layer), strict=True):
-                rates[core] = 2.0 ** round(math.log2(AIM / gain))  # few values: the optimiser takes a group for each
+                # few values: the optimiser takes a group for each. A core that others of zeros hide moves nothing yet
+                rates[core] = 2.0 ** round(math.log2(AIM / gain)) if gain else 1.0
     return rates
 
 
@@ -116,6 +119,12 @@ def make_optimiser(network: nn.Module, config: Config) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=True)
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, which an optimiser takes as a tensor, too."""
+    scalar = value.dim() == 0 if isinstance(value, Tensor) else isinstance(value, Real)
+    return scalar and math.isfinite(value)
+
+
 def parameter_groups(
     network: nn.Module, learning_rate: float, weight_decay: float = 0.0, matrices: bool | None = None
 ) -> list[dict[str, Any]]:
@@ -132,8 +141,11 @@ def parameter_groups(
     >>> layer = lowrank.decompose(nn.Linear(64, 64), decomp="tt", budget=0.25)
     >>> optimiser = torch.optim.SGD(lowrank.parameter_groups(layer, 0.1, weight_decay=5e-4), momentum=0.9)
     """
-    if not learning_rate > 0 or not weight_decay >= 0:
+    check_module(network, "network")
+    if not (is_number(learning_rate) and learning_rate > 0 and is_number(weight_decay) and weight_decay >= 0):
         raise InputError(f"learning_rate={learning_rate!r}, weight_decay={weight_decay!r}; allowed: above 0, 0 or more")
+    if matrices is not None and type(matrices) is not bool:
+        raise InputError(f"matrices={matrices!r}; allowed: True, False or None")
     chosen = [each for each in network.parameters() if each.requires_grad and matrices in (None, each.dim() == 2)]
     if not chosen:
         raise InputError(f"matrices={matrices!r}: the network has no such parameter to train")

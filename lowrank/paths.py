@@ -6,6 +6,9 @@ import os
 import tomllib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from .errors import InputError
 
 
 def is_project(folder: Path) -> bool:
@@ -31,8 +34,24 @@ def runs_folder(runs: str | os.PathLike) -> Path:
     """The folder of records of that name; ~ is the home.
 
     A relative path starts at the repository or, if lowrank was installed without one, at the working directory.
+    Raises InputError if it can be no folder.
     """
+    if not is_runs(runs):
+        raise InputError(f"runs={runs!r}; allowed: the path of a folder")
     return ROOT / os.path.expanduser(runs)
+
+
+def is_runs(runs: Any) -> bool:
+    """Whether it is a path that records can name, and below which the system takes names; who writes there says what
+    else is in the way."""
+    try:
+        os.fspath(runs).encode()
+        os.lstat(ROOT / os.path.expanduser(runs) / "run" / f".{'x' * 40}.tmp")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return os.fspath(runs) != ""
+    except (AttributeError, OSError, TypeError, ValueError):  # no path, one of bytes, or one that cannot be
+        return False
+    return True
 
 
 def relative(path: Path) -> Path:
@@ -42,9 +61,14 @@ def relative(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """$LOWRANK_CACHE or, if that is not set, lowrank/ below $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("LOWRANK_CACHE") or Path(home, "lowrank"))
+    """$LOWRANK_CACHE or, if that is not set, lowrank/ below $XDG_CACHE_HOME or ~/.cache; ~ is the home.
+
+    Raises InputError if there is no home.
+    """
+    path = os.environ.get("LOWRANK_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "lowrank")
+    folder = Path(os.path.expanduser(path))
+    if folder.parts[:1] == ("~",):
+        raise InputError("there is no home folder for the cache; LOWRANK_CACHE can name another")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+YEAR = 365 * 24 * 3600  # seconds
 WARM = 2  # steps until the speed has settled
 TIMED = 5  # steps after which the time of a run is estimated
 REFRESH = 0.5  # seconds between two pictures of the line
@@ -23,7 +24,9 @@ SAID = 60  # seconds between two lines that last, where nobody sees the one that
 
 
 def timed(seconds: float) -> str:
-    """1:02:03, or 12.3 s below a minute."""
+    """1:02:03, or 12.3 s below a minute, or 2 years."""
+    if seconds > 2 * YEAR:
+        return f"{seconds / YEAR:,.0f} years"
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 

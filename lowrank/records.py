@@ -21,7 +21,7 @@ import math
 import os
 import reprlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
@@ -138,9 +138,23 @@ def record(runs: Path, run: str) -> Record | None:
 
 def records(runs: Path) -> list[Record]:
     """All readable records, the oldest first."""
-    names = [entry.name for entry in os.scandir(runs) if entry.is_dir()] if runs.is_dir() else []
+    names = [entry.name for entry in os.scandir(runs) if is_folder(entry)] if runs.is_dir() else []
     found = [content for content in (record(runs, name) for name in names) if content]
     return sorted(found, key=lambda content: (content.get("started") or "", content["run"]))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    with suppress(OSError):  # a link in a circle
+        return entry.is_dir()
+    return False
+
+
+def name_run(run: str | Mapping[str, Any] | pd.Series) -> str:
+    """The id of a run, given that or its record or its row of the table. Raises InputError if it is none of them."""
+    name = run.get("run") if isinstance(run, Mapping | pd.Series) else run
+    if not isinstance(name, str):
+        raise InputError(f"run={name!r}; allowed: the id of a run, or its record")
+    return name
 
 
 def finite(value: Any) -> Any:
@@ -190,8 +204,8 @@ def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> 
         warnings.warn(f"{error}; the run is stored, only this table of all runs is not up to date", stacklevel=2)
 
 
-def history(runs: str | Path, run: str) -> pd.DataFrame:
-    """One row an epoch of a stored run; a relative path starts at the repository.
+def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.DataFrame:
+    """One row an epoch of a stored run, named by its id or its record; a relative path starts at the repository.
 
     Raises InputError if there is none, or it is no table of numbers.
 
@@ -199,6 +213,7 @@ def history(runs: str | Path, run: str) -> pd.DataFrame:
     >>> lowrank.history("runs", record.run).columns.tolist()[:4]
     ['epoch', 'seconds', 'train_loss', 'train_accuracy']
     """
+    run = name_run(run)
     path = runs_folder(runs) / run / "history.csv"
     if not os.path.lexists(path):
         raise InputError(f"run={run!r}: there is no {path}")

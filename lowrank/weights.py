@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from .checkpoints import Damaged, check_fit, read_tensors, save_tensors
 from .config import Config, InputError
 from .data import Data
-from .data.dataset import standardise
+from .data.dataset import check_device, standardise
 from .formats import Folding, Layout
 from .hardware.process import best_device
 from .network import build
 from .paths import runs_folder
-from .records import WEIGHTS
+from .records import WEIGHTS, name_run
 from .records import record as stored
 from .surgery.parts import evaluating
 from .surgery.replace import hold_layers, layouts_of
 from .train import EVALUATION_BATCH, compute_logits
 
+Run = str | Mapping[str, Any] | pd.Series  # its id, its record, its row of the table
 READING = ("mean", "deviation", "mirror", "precision")  # how a network reads images: what `predict` needs
 
 
@@ -36,13 +40,14 @@ def keep_weights(config: Config, run: str, net: nn.Module, data: Data) -> None:
     save_tensors(config.folder / run / WEIGHTS, kept)
 
 
-def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.device = "cpu") -> nn.Module:
+def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu") -> nn.Module:
     """The trained network of a run, ready to predict: [B, 3, 32, 32], normalised, -> [B, classes].
 
-    `run` is its id or its record. `lowrank.predict` takes the network and images as they are. To normalise them
-    yourself, (images - mean) / deviation, each [1, 3, 1, 1] and for bytes of 0 to 255: they are `net.reading["mean"]`
-    and `net.reading["deviation"]`; for the data of the run `lowrank.data.load(dataset).normalise(images)` does it. If
-    `net.reading["mirror"]`, the record's accuracy is that of an image and its mirror image, averaged.
+    `run` is its id, its record or its row of `lowrank.results`. `lowrank.predict` takes the network and images as they
+    are. To normalise them yourself, (images - mean) / deviation, each [1, 3, 1, 1] and for bytes of 0 to 255: they are
+    `net.reading["mean"]` and `net.reading["deviation"]`; for the data of the run
+    `lowrank.data.load(dataset).normalise(images)` does it. If `net.reading["mirror"]`, the record's accuracy is that of
+    an image and its mirror image, averaged.
 
     Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
 
@@ -50,10 +55,11 @@ def load(run: str | Mapping[str, Any], runs: str = "runs", device: str | torch.d
     >>> lowrank.load(record.run)
     Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
     """
-    run = str(run.get("run")) if isinstance(run, Mapping) else run
-    path, record = runs_folder(runs) / run / WEIGHTS, stored(runs_folder(runs), run)
-    if not record or not path.is_file():
-        raise InputError(f"run={run!r}: no weights in {runs!r}; lowrank.run(..., save_weights=True) keeps them")
+    run, folder = name_run(run), runs_folder(runs)
+    device = check_device(device)
+    path, record = folder / run / WEIGHTS, stored(folder, run)
+    if not record or not os.path.lexists(path):
+        raise InputError(f"run={run!r}: no weights in {str(runs)!r}; lowrank.run(..., save_weights=True) keeps them")
     try:
         kept = read_tensors(path, device, sealed=False)
         if type(kept.get("classes")) is not int:
@@ -85,12 +91,13 @@ def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
 
 
 @torch.no_grad()
-def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarray, runs: str = "runs") -> Tensor:
+def predict(run: Run | nn.Module, images: Tensor | np.ndarray, runs: str | Path = "runs") -> Tensor:
     """What a trained network says of images: uint8 [B, 3, 32, 32] -> float32 logits [B, classes], on the CPU.
 
-    `run` is the id or the record of a run, or the network that `lowrank.load` gave, also made dense or decomposed
-    anew. The images are normalised as those of the run were, and each is averaged with its mirror image if the recipe
-    does that: `predict(record, data.test_images).argmax(1)` is right as often as the record's test_accuracy says.
+    `run` is the id, the record or the row of a run, or the network that `lowrank.load` gave, also made dense or
+    decomposed anew. The images are normalised as those of the run were, and each is averaged with its mirror image if
+    the recipe does that: `predict(record, data.test_images).argmax(1)` is right as often as the record's test_accuracy
+    says.
 
     Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
 
@@ -99,14 +106,17 @@ def predict(run: str | Mapping[str, Any] | nn.Module, images: Tensor | np.ndarra
     >>> f"{right.float().mean():.4f}" == f"{record.test_accuracy:.4f}"
     True
     """
-    images = torch.as_tensor(images)
+    try:  # numpy's may be mirrored views, which torch does not take
+        images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"images of type {type(images).__name__}; allowed: uint8 [B, 3, 32, 32]") from None
     if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32):
         given = f"{images.dtype} {list(images.shape)}".removeprefix("torch.")
         raise InputError(f"images={given}; allowed: uint8 [B, 3, 32, 32]")
     net = run if isinstance(run, nn.Module) else load(run, runs, best_device())
     reading = getattr(net, "reading", {})
     if reading.keys() != set(READING):
-        given = "network" if net is run else f"run={run.get('run') if isinstance(run, Mapping) else run!r}"
+        given = "network" if net is run else f"run={name_run(run)!r}"
         raise InputError(f"{given} does not say how its images were normalised; allowed: lowrank.load's of a newer run")
     device = next(net.parameters()).device
     moments = reading["mean"].to(device), reading["deviation"].to(device)

@@ -63,6 +63,14 @@ def replaced_by_another_networks(path: Path) -> None:
     save_checkpoint(path, path.parent.name, State(1, [], {"network": other.state_dict()}))
 
 
+def replaced_by_another_codes(path: Path) -> None:
+    """Whose optimiser had other groups."""
+    content = read_tensors(path, "cpu")
+    run = content.pop("run")
+    content["tensors"]["optimiser"]["param_groups"].append({"params": [0]})
+    save_checkpoint(path, run, State(**content))
+
+
 def replaced_by_a_circle(path: Path) -> None:
     path.unlink()
     path.symlink_to(path)
@@ -81,6 +89,7 @@ DAMAGE = {
     "a circle": replaced_by_a_circle,
     "another run's": replaced_by_another_runs,
     "another network's": replaced_by_another_networks,
+    "another code's": replaced_by_another_codes,
 }
 
 
@@ -138,7 +147,9 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("damage", sorted(DAMAGE.keys() - {"cut off", "without a checksum", "another run's"}))
+@pytest.mark.parametrize(
+    "damage", sorted(DAMAGE.keys() - {"cut off", "without a checksum", "another run's", "another code's"})
+)
 def test_weights_that_are_none_are_one_line(trained, tmp_path, damage):
     shutil.copytree(trained, tmp_path / "runs")
     [path] = (tmp_path / "runs").glob("*/weights.pt")
@@ -146,7 +157,7 @@ def test_weights_that_are_none_are_one_line(trained, tmp_path, damage):
     with pytest.raises(InputError) as caught:
         lowrank.load(path.parent.name, tmp_path / "runs")
     line = str(caught.value)
-    assert line.startswith(f"{path}: damaged weights (") or line.startswith(f"run={path.parent.name!r}: no weights")
+    assert line.startswith(f"{path}: damaged weights (")
     assert "\n" not in line and len(line) < 400
 
 
@@ -160,6 +171,14 @@ def test_weights_from_before_there_were_checksums_are_read(trained):
         path.write_bytes(content)
     assert all(map(torch.equal, net.state_dict().values(), older.state_dict().values()))
     torch.load(path, weights_only=True)  # what torch alone makes of it
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", 2.5, ""])
+def test_a_device_that_is_not_there_is_not_taken_for_damage(trained, device):
+    [path] = trained.glob("*/weights.pt")
+    with pytest.raises(InputError, match=f"^device={device!r}; allowed: a device of this machine"):
+        lowrank.load(path.parent.name, trained, device)
+    assert lowrank.load(path.parent.name, trained, "cpu:0")
 
 
 @pytest.mark.parametrize("run", ["x" * 300, "a\0b", "..", "nowhere"])

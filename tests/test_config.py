@@ -17,10 +17,13 @@ from lowrank.paths import ROOT, cache_folder
 
 REFUSED = [
     ({"dimz": 3}, "dimz=3: there is no such parameter; did you mean dims?"),
-    ({"dims": 3.5}, "dims=3.5 is of type float; allowed: int, >= 2"),
+    ({"dims": 3.5}, "dims=3.5 is of type float; allowed: int, 2 to 32"),
     ({"dims": 3.0}, "dims=3.0 is of type float"),
     ({"dims": True}, "dims=True is of type bool"),
-    ({"dims": 1}, "dims=1; allowed: >= 2"),
+    ({"dims": 1}, "dims=1; allowed: 2 to 32"),
+    ({"dims": 33}, "dims=33; allowed: 2 to 32"),
+    ({"dims": 10**12}, "dims=1000000000000; allowed: 2 to 32"),
+    ({1: 2}, "1=2: there is no such parameter"),
     ({"augment": "false"}, "augment='false'; allowed: True, False or auto"),
     ({"augment": 0.5}, "augment=0.5 is of type float; allowed: str, True, False or auto"),
     ({"save_weights": "auto"}, "save_weights='auto' is of type str"),
@@ -44,6 +47,7 @@ REFUSED = [
     ({"runs": "x" * 300}, "allowed: the path of a folder"),
     ({"runs": "/".join(["x" * 200] * 30)}, "allowed: the path of a folder"),
     ({"runs": "\ud800"}, "allowed: the path of a folder"),
+    ({"runs": os.fsdecode(b"\xff")}, "allowed: the path of a folder"),
     ({"runs": 5.5}, "runs=5.5 is of type float; allowed: str, the path of a folder"),
     ({"runs": b"runs"}, "runs=b'runs' is of type bytes"),
     ({"seed": 2**70}, f"seed={2**70}; allowed: >= 0, and below 2**63"),
@@ -51,7 +55,7 @@ REFUSED = [
     ({"width": 10**5000}, "width=(a huge number); allowed: >= 1, and below 2**63"),
     ({"learning_rate": 10**400}, "learning_rate=(a huge number); allowed: >= 0, and below 2**63"),
     ({"recipe": 10**5000}, "recipe=(a huge number); allowed: 2018, fast, and below 2**63"),
-    ({"dims": np.int64(1)}, "dims=1; allowed: >= 2"),
+    ({"dims": np.int64(1)}, "dims=1; allowed: 2 to 32"),
     ({"dims": np.float64(3)}, "dims=3.0 is of type float; allowed: int"),
     ({"dims": np.array([3])}, "dims=array([3]) is of type ndarray; allowed: int"),
     ({"learning_rate": np.float32("nan")}, "learning_rate=nan; allowed: >= 0"),
@@ -74,7 +78,7 @@ def test_a_notebook_shows_the_line_instead_of_a_traceback():
 
     with capture_output() as shown:
         InteractiveShell.instance().run_cell("from lowrank.config import Config; Config(dims=1)")
-    assert shown.stdout.strip() == "InputError: dims=1; allowed: >= 2"
+    assert shown.stdout.strip() == "InputError: dims=1; allowed: 2 to 32"
 
 
 def test_neither_budget_nor_rank_scale_means_rank_scale_one_half():
@@ -190,7 +194,7 @@ def test_what_cannot_be_called_is_refused_before_any_work(tmp_path, name, value)
 
 def test_a_batch_that_is_larger_than_the_training_set_is_said(tmp_path):
     asked = {"dataset": "digits", "width": 1, "epochs": 1, "budget": 1.0, "precision": "float32"}
-    for size, said in ((10**9, 1), (512, 0)):
+    for size, said in ((2**63 - 1, 1), (10**9, 1), (512, 0)):
         lines = []
         lowrank.run(log=lines.append, runs=str(tmp_path), batch_size=size, **asked)
         assert sum(f"batch_size={size}: only 1,497 training images" in line for line in lines) == said

@@ -174,7 +174,7 @@ def test_a_checkpoint_brings_everything_back_to_the_gpu(gpu, images, tmp_path, p
         with torch.serialization.skip_data(materialize_fake_tensors=True):  # there is no content to write
             save_checkpoint(path, "id", first)
         loop = loop_of(images, epochs=2, precision=precision)
-        state = resume(path, "id", loop.network, GPU, lines.append)
+        state = resume(path, "id", loop.config, loop.network, GPU, lines.append)
         assert {tensor.device for tensor in tensors_of(state)} == {GPU}
         loop.restore(state)
         second = loop.after(state)

@@ -9,7 +9,7 @@ from tensorly.decomposition import parafac, tensor_train, tucker
 from torch import nn
 
 from lowrank import decompose
-from lowrank.formats import FORMATS, Layout, fold, solve
+from lowrank.formats import FORMATS, MOST_DIMS, Layout, fold, solve
 from lowrank.initial import approximate, balance, draw
 from lowrank.layers import Decomposed, DecomposedConv2d
 
@@ -41,6 +41,15 @@ def random_matrix(outputs: int, inputs: int, rank: int) -> torch.Tensor:
 
 
 # --- at random
+
+
+@kinds
+@pytest.mark.parametrize("dims", [9, 16, MOST_DIMS])
+def test_weights_of_many_modes_spread_like_the_dense_layers(decomp, dims):
+    """The entries that a product of so many orthogonal cores makes are no numbers of float32 any more."""
+    layer = empty(decomp, 256, 256, dims=dims, scale=1)
+    draw(layer, 0.05)
+    assert layer.matrix().std().item() == pytest.approx(0.05, rel=0.02)
 
 
 @kinds

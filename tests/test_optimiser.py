@@ -171,6 +171,17 @@ def test_optimisers_of_matrices_get_matrices_and_another_the_rest():
     assert not frozen & {id(parameter) for group in lowrank.parameter_groups(net, 0.1) for parameter in group["params"]}
 
 
+@pytest.mark.parametrize("decomp", FORMATS)
+def test_a_layer_that_starts_at_zeros_learns(decomp):
+    layer = nn.Linear(16, 16, bias=False)
+    nn.init.zeros_(layer.weight)
+    held = decompose(layer, decomp=decomp, budget=0.9)
+    optimiser = torch.optim.SGD(lowrank.parameter_groups(held, 0.1), momentum=0.9)
+    (held(torch.eye(16)) - torch.eye(16)).square().sum().backward()
+    optimiser.step()
+    assert 0 < held.matrix().norm() < 100
+
+
 @pytest.mark.parametrize("options, message", [
     ({"learning_rate": 0}, "learning_rate=0, weight_decay=0.0; allowed: above 0, 0 or more"),
     ({"learning_rate": 0.1, "weight_decay": -1}, "weight_decay=-1"),

@@ -5,8 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
+from lowrank.errors import InputError
 from lowrank.experiment import revision
-from lowrank.paths import CHECKOUT, PROJECT, ROOT, relative
+from lowrank.paths import CHECKOUT, PROJECT, ROOT, cache_folder, relative
 
 INSTALLED = """
 import os
@@ -35,6 +38,22 @@ def test_installed_beside_other_code_records_go_to_the_working_directory(tmp_pat
         text=True,
     )
     assert done.stdout == f"{tmp_path / 'work' / 'runs'} '' runs/results.csv\n", done.stderr
+
+
+@pytest.mark.parametrize("name", ["LOWRANK_CACHE", "XDG_CACHE_HOME"])
+def test_the_cache_may_begin_at_home(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("LOWRANK_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "~/mine")
+    assert cache_folder().is_relative_to(tmp_path / "mine") and cache_folder().is_dir()
+
+
+def test_without_a_home_the_cache_is_one_line(monkeypatch):
+    for name in ("LOWRANK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that the system does not know
+    with pytest.raises(InputError, match="no home folder for the cache; LOWRANK_CACHE can name another"):
+        cache_folder()
 
 
 def test_in_a_checkout_records_go_to_the_repository():

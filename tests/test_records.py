@@ -254,6 +254,16 @@ def test_a_record_that_cannot_be_read_is_named_and_left_out(tmp_path, damage):
         assert results(tmp_path)["run"].tolist() == ["b"]
 
 
+@pytest.mark.parametrize("name", ["results.csv", ".claim", "a-run", "b/record.json", "b/history.csv"])
+def test_a_link_in_a_circle_costs_no_other_run(tmp_path, name):
+    for run in ("a", "b"):
+        store(tmp_path, row(run), EPOCHS)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / name)
+    with warnings.catch_warnings(action="ignore"):
+        assert {"a"} <= set(results(tmp_path)["run"]) <= {"a", "b"}
+
+
 HISTORIES = {
     "empty": lambda path: path.write_bytes(b""),
     "bytes": lambda path: path.write_bytes(b"\xff\xfe\x00epoch"),

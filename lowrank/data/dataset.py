@@ -42,7 +42,7 @@ class Data:
         state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
         generator = torch.Generator(device).manual_seed(int(state[0]))
         order = torch.randperm(count, generator=generator, device=device)[: count // batch_size * batch_size or count]
-        for chosen in order.split(16 * batch_size):  # a GPU is faster at a few large pieces of work
+        for chosen in order.split(min(16 * batch_size, count)):  # a GPU is faster at a few large pieces of work
             images, labels = self.train_images[chosen], self.train_labels[chosen]
             if augmentation:
                 images = augmented(images, augmentation, generator, fill)
@@ -65,6 +65,15 @@ class Data:
             moments.append((total / n, ((n * squares - total**2) / n**2) ** 0.5 or 1.0))
         mean, deviation = torch.tensor(moments, device=self.train_images.device).T.reshape(2, 1, 3, 1, 1)
         return mean, deviation
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of a tensor there; raises InputError if there can be none."""
+    try:
+        return torch.empty(0, device=device).device
+    except Exception as error:  # torch raises many kinds
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device={device!r}; allowed: a device of this machine, as 'cpu' ({reason})") from error
 
 
 def standardise(images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

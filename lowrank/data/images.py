@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -108,8 +111,8 @@ class Header(tarfile.TarInfo):
 
 
 def list_images(folder: Path) -> list[str]:
-    """The files in the splits of a folder, those of val/ last."""
-    files = (file for file in folder.glob("*/*/*") if file.is_file())
+    """What is in the splits of a folder and is no folder, that of val/ last."""
+    files = (file for file in folder.glob("*/*/*") if not file.is_dir())
     return sorted(sorted(filter(split_of, (file.relative_to(folder).as_posix() for file in files))), key=split_of)
 
 
@@ -165,12 +168,17 @@ def contents(path: Path) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """A hash of the bytes of an archive; of a folder, of its place and its images' names, sizes and times of change."""
+    """A hash of the bytes of an archive; of a folder, of its place and its images' names, sizes and times of change.
+
+    Raises OSError, with the name, at what cannot be read: a link to nothing, a device, a fifo.
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    digest = hashlib.sha256(str(path.resolve()).encode())
+    digest = hashlib.sha256(os.fsencode(path.resolve()))
     for name in list_images(path):
         about = (path / name).stat()
-        digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n".encode())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path / name))
+        digest.update(os.fsencode(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ctime_ns}\n"))
     return digest.hexdigest()[:16]

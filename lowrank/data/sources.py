@@ -21,10 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..config import DATASETS, dataset_name
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..files import lock, open_regular, replacing
 from ..paths import cache_folder, located
-from .dataset import Data, assembled
+from .dataset import Data, assembled, check_device
 from .images import content_hash, contents, read_splits
 
 STORED = ("train_images", "train_labels", "test_images", "test_labels", "classes", "fingerprint")  # in the cache
@@ -39,7 +39,10 @@ def load(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data
     Case does not matter, and val/, valid/ or validation/ stand in for a test/ that is not there.
     Raises InputError, one line, if the data cannot be downloaded, are damaged or are not laid out like that.
     """
-    dataset = os.fspath(dataset)
+    check_device(device)
+    dataset = os.fspath(dataset) if isinstance(dataset, os.PathLike) else dataset
+    if not isinstance(dataset, str):
+        raise InputError(f"dataset={dataset!r}; allowed: {', '.join(DATASETS)}, or the path of a folder or a file")
     if dataset == "digits":
         data = digits()
     elif dataset in DATASETS:
@@ -52,7 +55,9 @@ def load(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data
         try:
             key = content_hash(path)
         except OSError as error:
-            raise InputError(f"dataset={dataset!r}: {error.filename} cannot be read: {error.strerror}") from error
+            raise InputError(
+                f"dataset={dataset!r}: {error.filename or path} cannot be read: {error.strerror}"
+            ) from error
         data = cached(f"{dataset_name(dataset)}-{key}-{DECODING}", partial(decoded, path))
     tensors = {name: value.to(device) for name, value in vars(data).items() if isinstance(value, Tensor)}
     return replace(data, **tensors)
@@ -209,4 +214,4 @@ def decoded(path: Path) -> Data:
     arrays = []
     for images in (train, test):
         arrays += [np.stack([images[each] for each in sorted(images)]), [labels[each[-2]] for each in sorted(images)]]
-    return assembled(*arrays, classes)
+    return assembled(*arrays, map(printable, classes))

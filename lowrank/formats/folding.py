@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt, prod
 
+MOST_DIMS = 32  # more than the prime factors of any weight that fits into memory: modes beyond those are 1
+
 
 @dataclass(frozen=True)
 class Folding:

@@ -42,6 +42,8 @@ def register(decomp: str, form: Format) -> None:
     >>> lowrank.decompose(nn.Linear(64, 64), decomp="mine", budget=0.25)
     DecomposedLinear(in_features=64, out_features=64, bias=True, mine, modes=64|8x8, ranks=8, contraction=factors)
     """
+    if not isinstance(decomp, str) or not decomp or not decomp.isprintable():
+        raise InputError(f"decomp={decomp!r}; allowed: a name, as text")
     if decomp in BUILT_IN:
         raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
     if not isinstance(form, Format):

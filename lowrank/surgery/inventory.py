@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from ..errors import InputError
 from ..layers import Decomposed, decomposed_type, describe_layer, kernel_size
 from .parts import CONVOLUTION, LAYERS, LAZY, Part, copy_module, run_example, survey
 
@@ -104,7 +105,7 @@ def positions(module: nn.Module, image: tuple[int, ...] | None, example: Any) ->
     if example is None:
         runner = copy_module(module).to("meta")
         dtype = next((each.dtype for each in runner.parameters() if each.is_floating_point()), None)
-        example, said = torch.empty(1, *image, device="meta", dtype=dtype), f"image={image!r}, without example="
+        example, said = make_image(image, dtype), f"image={image!r}, without example="
         same = list(zip(module.modules(), runner.modules(), strict=True))
     counts: dict[int, tuple[int, int]] = {}
     handles = [count_calls(counts, *pair) for pair in same if isinstance(pair[1], COUNTED) or decomposed_type(pair[1])]
@@ -115,6 +116,14 @@ def positions(module: nn.Module, image: tuple[int, ...] | None, example: Any) ->
         for handle in handles:
             handle.remove()
     return counts
+
+
+def make_image(image: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
+    """One input of this shape, without numbers. Raises InputError if it is none."""
+    try:
+        return torch.empty(1, *image, device="meta", dtype=dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"image={image!r}; allowed: the shape of an input, such as (3, 32, 32)") from None
 
 
 def count_calls(counts: dict[int, tuple[int, int]], layer: nn.Module, runner: nn.Module) -> RemovableHandle:

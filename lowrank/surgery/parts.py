@@ -51,8 +51,14 @@ class Part:
         return self.module._parameters["weight"]
 
 
+def check_module(module: Any, name: str = "module") -> None:
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{name}={type(module).__name__}; allowed: a torch.nn.Module")
+
+
 def survey(module: nn.Module) -> list[Part]:
     """Everything in the module that holds weights: a part for each layer, one for each weight of other modules."""
+    check_module(module)
     parts: dict[tuple[int, str], Part] = {}
     inside = parametrizations(module)
     for path, each in module.named_modules(remove_duplicate=False):
@@ -137,8 +143,9 @@ def mark_tied(parts: list[Part]) -> None:
 def choose(module: nn.Module, only: Selectors, skip: Selectors) -> list[Part]:
     """The layers to decompose; warns of what was asked for and has to be left."""
     parts = survey(module)
-    skipped = select(parts, "skip", skip)
-    asked = [part for part in (select(parts, "only", only) if only else parts) if part not in skipped]
+    taking, skipping = list_selectors(only), list_selectors(skip)
+    skipped = select(parts, "skip", skipping)
+    asked = [part for part in (select(parts, "only", taking) if taking else parts) if part not in skipped]
     for part in parts:
         part.reason = part.reason or ("" if part in asked else "skipped")
     mark_tied(parts)
@@ -162,12 +169,18 @@ def refuse_unready(part: Part) -> None:
         raise InputError(f"{name}: its weight holds NaN or infinite numbers; mend it first, or skip it")
 
 
-def select(parts: Sequence[Part], argument: str, selectors: Selectors) -> list[Part]:
+def list_selectors(selectors: Selectors | None) -> list[Selector]:
+    if selectors is None:
+        return []
+    several = isinstance(selectors, Iterable) and not isinstance(selectors, str | type | nn.Module | Tensor)
+    return list(selectors) if several else [selectors]
+
+
+def select(parts: Sequence[Part], argument: str, selectors: Iterable[Selector]) -> list[Part]:
     """The parts that one of the selectors names; raises InputError at one that is none or that names no part."""
     found = []
-    several = isinstance(selectors, Iterable) and not isinstance(selectors, str | type)
-    for each in selectors if several else [selectors]:
-        if not isinstance(each, str) and not callable(each):
+    for each in selectors:
+        if not isinstance(each, str) and (not callable(each) or isinstance(each, nn.Module)):
             raise InputError(f"{argument}={each!r}; allowed: patterns of names, types, functions of a name and a layer")
         selected = [part for part in parts if is_selected(part, each)]
         if not selected:
@@ -242,6 +255,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def copy_module(module: nn.Module) -> nn.Module:
     """A deep copy; what modules keep of a forward pass, as pruning keeps its weight, is copied without its history."""
+    check_module(module)
     kept = [each for one in module.modules() for each in tree_leaves(list(vars(one).values()))]
     memo = {id(each): each.detach().clone() for each in kept if isinstance(each, Tensor) and not each.is_leaf}
     return copy.deepcopy(module, memo)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ..errors import InputError
-from ..formats import FORMATS, OR_YOUR_OWN, RANK_RULES, Folding, Layout, fold
+from ..errors import InputError, whole_number
+from ..formats import CONTRACTIONS, FORMATS, MOST_DIMS, OR_YOUR_OWN, RANK_RULES, Folding, Layout, fold
 from ..initial import approximate, draw, silence
 from ..layers import Decomposed, decomposed_type, kernel_size
 from ..original import decompose_draw
 from .allocation import list_foldings
-from .parts import Part, Selectors, all_names, choose, copy_module, group_tied, run_example, survey
-from .sizes import Sizes
+from .parts import Part, Selectors, all_names, check_module, choose, copy_module, group_tied, run_example, survey
+from .sizes import Sizes, is_share
 
 ALLOCATIONS = ("", "error", "even")
 INITS = ("weights", "random", "decompose", "decompose_rescaled")
@@ -58,7 +57,7 @@ def decompose(
     The format:
         decomp       "tt" (tensor train), "tucker", "tucker_tt" (Tucker whose core is a tensor train), "cp", "ring"
                      (tensor ring), "bottleneck" (two thin matrices), or one of your own, see `lowrank.register`
-        dims         modes that a weight [outputs, inputs] is folded into, 2 or more; a bottleneck has none
+        dims         modes that a weight [outputs, inputs] is folded into, 2 to 32; a bottleneck has none
         contraction  how a layer computes: "factors" (two thin products through the cut), "weight" (makes the weight,
                      then one product), "cores" (the format's own multiplication), "auto" (the cheapest)
     How small, one of three:
@@ -88,12 +87,13 @@ def decompose(
     >>> [tuple(core.shape) for core in small[0].cores]
     [(1, 64, 7), (7, 8, 8), (8, 8, 1)]
     """
-    check(module, decomp, dims, rank_rule, init, allocation)
+    check(module, decomp, dims, rank_rule, init, allocation, contraction)
     if not allocation:
         fitted = init == "weights" and rank_rule == "auto" and not any(each.is_meta for each in module.parameters())
-        allocation = "error" if fitted and not rank_scale else "even"
+        allocation = "error" if fitted and not (is_share(rank_scale) and rank_scale) else "even"
     by_hand = ranks if isinstance(ranks, Mapping) else {} if ranks is None else {"*": ranks}
-    sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, budgets or {}, by_hand)
+    by_name = {} if budgets is None else budgets
+    sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, by_name, by_hand)
     sizes.check()
     net = copy_module(module)
     groups = group_tied(choose(net, only, skip))
@@ -120,20 +120,21 @@ def one_line() -> Iterator[None]:
         raise InputError(str(error)) from None
 
 
-def check(module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str, allocation: str) -> None:
-    if not isinstance(module, nn.Module):
-        raise InputError(f"module={type(module).__name__}; allowed: a torch.nn.Module")
+def check(
+    module: nn.Module, decomp: str, dims: int, rank_rule: str, init: str, allocation: str, contraction: str
+) -> None:
+    check_module(module)
     for name, value, allowed in (
         ("decomp", decomp, FORMATS),
         ("rank_rule", rank_rule, RANK_RULES),
         ("init", init, INITS),
         ("allocation", allocation, ALLOCATIONS),
+        ("contraction", contraction, ("auto", *CONTRACTIONS)),
     ):
         if not isinstance(value, str) or value not in allowed:
             more = OR_YOUR_OWN if name == "decomp" else ""
             raise InputError(f"{name}={value!r}; allowed: {', '.join(filter(None, allowed))}{more}")
-    if not isinstance(dims, Integral) or isinstance(dims, bool) or dims < 2:
-        raise InputError(f"dims={dims!r}; allowed: an integer >= 2")
+    whole_number("dims", dims, 2, MOST_DIMS)
 
 
 def weight_matrix(group: Sequence[Part]) -> Tensor:
@@ -231,11 +232,17 @@ def assign(layer: Decomposed, weight: Tensor) -> None:
     if not isinstance(layer, Decomposed):
         raise InputError(f"layer={type(layer).__name__}; allowed: a layer that lowrank.decompose made")
     shape = tuple(layer.made_weight().shape)
-    if not isinstance(weight, Tensor) or tuple(weight.shape) != shape or not weight.isfinite().all():
-        given = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+    if not isinstance(weight, Tensor) or tuple(weight.shape) != shape or not is_plain(weight):
+        given = f"{weight.dtype} {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
         raise InputError(f"weight of {given}; allowed: a tensor of {shape} without NaN or infinite numbers")
     layer.error = 0.0
     start(layer, weight.detach(), "weights")
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether it has numbers, and all of them are real and finite."""
+    has = weight.layout is torch.strided and not weight.is_meta and not weight.is_complex()
+    return has and bool(weight.isfinite().all())
 
 
 # --- what a forward pass follows

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from numbers import Real
+from numbers import Integral, Real
 
+import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
@@ -72,19 +73,22 @@ class Sizes:
 
     def open(self, names: Sequence[list[str]], found: Mapping[int, Layout], argument: str, pattern: str) -> list[int]:
         """The weights that a pattern names and that have no layout yet."""
-        matched = [k for k, each in enumerate(names) if is_named(each, pattern)]
+        matched = [k for k, each in enumerate(names) if isinstance(pattern, str) and is_named(each, pattern)]
         if not matched:
             raise InputError(f"{argument}={pattern!r} names no layer of {', '.join(chain(*names))}")
         return [k for k in matched if k not in found]
 
     def checked_ranks(self, folding: Folding, ranks: int | Sequence[int]) -> tuple[int, ...]:
         largest = FORMATS[self.decomp].largest(folding)
-        several = isinstance(ranks, Sequence)
-        wanted = list(ranks) if several else [min(ranks, limit) for limit in largest]
-        fits = [isinstance(rank, int) and 1 <= rank <= limit for rank, limit in zip(wanted, largest, strict=False)]
+        ranks = ranks.tolist() if isinstance(ranks, np.ndarray) else ranks
+        if is_rank(ranks):
+            wanted = [min(ranks, limit) for limit in largest]
+        else:
+            wanted = list(ranks) if isinstance(ranks, Sequence) else []
+        fits = [is_rank(rank) and rank <= limit for rank, limit in zip(wanted, largest, strict=False)]
         if len(wanted) != len(largest) or not all(fits):
             raise InputError(f"ranks={ranks!r}; {self.decomp} takes 1 to {largest} for modes {folding.modes}")
-        return tuple(wanted)
+        return tuple(map(int, wanted))
 
     def within(self, weights: list[Tensor], foldings: list[Sequence[Folding]], share: float) -> Sequence[Layout | None]:
         """As large as the share allows, or as the format is of use: never larger. Else by rank scale or error."""
@@ -112,6 +116,10 @@ class Sizes:
             if sum(layout.parameters for layout in full) <= share * sum(layout.size for layout in full):
                 return full
         return solve(self.decomp, foldings, budget=share, rank_rule=self.rank_rule) if foldings else []
+
+
+def is_rank(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 
 def is_share(value: object) -> bool:

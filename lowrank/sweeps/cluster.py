@@ -14,35 +14,53 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..config import InputError
+from ..errors import InputError, whole_number
 
 WORKER = Path(__file__).with_name("worker.py")
+MOST_WORKERS = 1000  # on one machine
 RESTART = 2  # seconds between two starts in the same place: what dies at once shall not keep the machine busy
 
 
-def check_address(scheduler: str, insecure: bool) -> None:
-    """Raises InputError if the scheduler is on another host and its connection is neither encrypted nor waived."""
+def check_scheduler(scheduler: Any, insecure: bool) -> None:
+    """Raises InputError if it can be none, or is on another host and its connection neither encrypted nor waived."""
     if type(insecure) is not bool:
         raise InputError(f"insecure={insecure!r}; allowed: True or False")
-    parts = urlsplit(scheduler)
-    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
+    if scheduler_is_here(scheduler):
+        return
+    scheme, host = split_address(scheduler)
+    if not host:
         raise InputError(
-            f"scheduler={scheduler!r}; allowed: tls://host:port, tcp://127.0.0.1:port, or '' for this machine"
+            f"scheduler={scheduler!r}; allowed: tls://host:port, tcp://127.0.0.1:port, a Dask cluster, "
+            "or '' for this machine"
         )
     try:
-        here = ipaddress.ip_address(parts.hostname).is_loopback
+        here = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        here = parts.hostname == "localhost"
-    if parts.scheme == "tcp" and not here and not insecure:
+        here = host == "localhost"
+    if scheme == "tcp" and not here and not insecure:
         raise InputError(
             f"scheduler={scheduler!r}: tcp lets whoever reaches that host run code; allowed: tls://, or insecure=True"
         )
+
+
+def scheduler_is_here(scheduler: Any) -> bool:
+    """Whether it is this machine's own, or the object of a Dask cluster."""
+    return scheduler == "" if isinstance(scheduler, str) else hasattr(scheduler, "scheduler_address")
+
+
+def split_address(scheduler: Any) -> tuple[str, str]:
+    """tcp or tls, and the host; two empty texts if it is no address."""
+    with suppress(ValueError):  # as of a port that is no number
+        parts = urlsplit(scheduler if isinstance(scheduler, str) else "")
+        if parts.scheme in ("tcp", "tls") and parts.hostname and parts.port:
+            return parts.scheme, parts.hostname
+    return "", ""
 
 
 def slots(slots_per_gpu: int, workers: int) -> list[dict[str, str]]:
@@ -50,9 +68,8 @@ def slots(slots_per_gpu: int, workers: int) -> list[dict[str, str]]:
     import torch
     from dask.system import CPU_COUNT
 
-    for name, value, least in (("slots_per_gpu", slots_per_gpu, 1), ("workers", workers, 0)):
-        if type(value) is not int or value < least:
-            raise InputError(f"{name}={value!r}; allowed: an int, {least} or more")
+    slots_per_gpu = whole_number("slots_per_gpu", slots_per_gpu, 1, MOST_WORKERS)
+    workers = whole_number("workers", workers, 0, MOST_WORKERS)
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpus = [given[k] if given != [""] else str(k) for k in range(torch.cuda.device_count())]
     places = gpus * slots_per_gpu or [""] * CPU_COUNT

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -23,13 +24,13 @@ from typing import Any
 import pandas as pd
 
 from ..config import Config, InputError
-from ..errors import Stopped, show_stopped_as_a_line
+from ..errors import Stopped, check_functions, show_stopped_as_a_line
 from ..files import claim
 from ..paths import relative
 from ..progress import SweepProgress, in_notebook
 from ..records import FINAL, collect, store
 from ..signatures import show_parameters
-from .cluster import check_address, connected, slots
+from .cluster import check_scheduler, connected, slots
 from .engine import Engine, Outcome, failed, run_trial
 from .plan import Study, announce, final_record, identified, missing_of, planned, rows_of, work_of
 
@@ -65,9 +66,10 @@ def check_space(folder: Path, runs: int) -> None:
         )
 
 
-def check_timeout(timeout: float) -> None:
-    if type(timeout) not in (int, float) or not 0 <= timeout <= LONGEST:
+def checked_timeout(timeout: float) -> float:
+    if not isinstance(timeout, Real) or isinstance(timeout, bool) or not 0 <= timeout <= LONGEST:
         raise InputError(f"timeout={timeout!r}; allowed: minutes, 0 (no limit) to {LONGEST}")
+    return float(timeout)
 
 
 class Interrupts:
@@ -199,9 +201,9 @@ def sweep(
     interrupts = Interrupts()
     with interrupts.noted():
         try:
-            check_timeout(timeout)
-            if isinstance(scheduler, str) and scheduler:
-                check_address(scheduler, insecure)
+            check_functions(log=log, trial=trial, show=print if show is None else show)
+            timeout = checked_timeout(timeout)
+            check_scheduler(scheduler, insecure)
             places = [] if scheduler else slots(slots_per_gpu, workers)
             configs = identified(planned(study, scale, seeds, runs=runs, **overrides))
             missing = missing_of(configs)

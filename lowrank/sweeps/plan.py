@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from ..config import Config, InputError
-from ..errors import refuse_unknown
+from ..errors import refuse_unknown, whole_number
 from ..files import claim
 from ..records import FINAL, WEIGHTS, record, results
 from ..signatures import show_parameters
@@ -21,6 +21,7 @@ from ..start import check_parent, check_start
 from .studies import SCALES, SEEDS, STUDIES, each
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
+MOST_SEEDS = 10_000
 NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
 # What a run does not share with the one that it starts from, unless that is said.
 FORM = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "init", "start", "save_weights")
@@ -29,6 +30,16 @@ ANY_RUN = "0" * 12  # stands for the id of a run that is not known yet
 SWITCHES = [
     "study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout",
 ]  # fmt: skip
+
+
+def list_runs(study: Study, scale: str) -> list[Mapping[str, Any]]:
+    """The runs of a study, a named one at its scale. Raises InputError if there is no such study."""
+    if isinstance(study, str) and study in STUDIES:
+        return each([SCALES[scale]], *STUDIES[study][scale])
+    runs = list(study) if isinstance(study, Iterable) and not isinstance(study, str) else []
+    if not runs or not all(isinstance(run, Mapping) for run in runs):
+        raise InputError(f"study={study!r}; allowed: {', '.join(STUDIES)}, or a list as lowrank.grid makes it")
+    return runs
 
 
 def planned(
@@ -41,18 +52,14 @@ def planned(
     that is given by parameters gets all of them and stands before the others as a run itself. Raises InputError if
     there is no such study, scale or parameter.
     """
-    if isinstance(study, str) and study not in STUDIES:
-        raise InputError(f"study={study!r}; allowed: {', '.join(STUDIES)}")
-    if scale not in SCALES:
+    if not isinstance(scale, str) or scale not in SCALES:
         raise InputError(f"scale={scale!r}; allowed: {', '.join(SCALES)}")
-    if type(seeds) is not int or seeds < 0:
-        raise InputError(f"seeds={seeds!r}; allowed: an int, 0 or more")
+    seeds = whole_number("seeds", seeds, 0, MOST_SEEDS)
     refuse_unknown(overrides, [*SWITCHES, *(each.name for each in fields(Config))])
-    runs = study
+    overrides |= {} if isinstance(dataset, str) and not dataset else {"dataset": dataset}
+    runs = each(list_runs(study, scale), overrides)
     if isinstance(study, str):
-        runs, seeds = each([SCALES[scale]], *STUDIES[study][scale]), seeds or SEEDS[scale]
-    overrides |= {"dataset": dataset} if dataset else {}
-    runs = each(runs, overrides)
+        seeds = seeds or SEEDS[scale]
     runs = [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
     runs = [complete_start(run, overrides) for run in runs]
     starts = [run["start"] for run in runs if isinstance(run.get("start"), Mapping)]
@@ -81,8 +88,8 @@ def configure(parameters: Mapping[str, Any], identify: Callable[[Config], str]) 
 
 def settle_precision() -> str:
     """What precision="auto" is in a sweep, decided once: its workers may differ."""
-    from ..experiment import best_device
     from ..hardware.precision import resolved_precision
+    from ..hardware.process import best_device
 
     return resolved_precision("auto", best_device())
 

@@ -79,7 +79,7 @@ def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
     [{'decomp': 'tt', 'dims': 3}, {'decomp': 'tt', 'dims': 4}]
     """
     for name, values in lists.items():
-        if isinstance(values, str) or not isinstance(values, Iterable):
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
             raise InputError(f"{name}={values!r}: a grid takes a list of values, {name}=[{values!r}]")
     return [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
 

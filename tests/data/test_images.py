@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lowrank.config import Config
+from lowrank.config import Config, dataset_name
 from lowrank.data import load
 from lowrank.data.images import MOST_PIXELS
 from lowrank.errors import InputError
@@ -292,6 +292,35 @@ def test_no_flipped_bit_is_a_traceback(tmp_path, ending):
         else:
             assert found == right or ending == ".tar"
     assert refused > 20
+
+
+NO_FILES = {
+    "a fifo": os.mkfifo,
+    "a link to nothing": lambda path: path.symlink_to("nothing"),
+    "a circle": lambda path: path.symlink_to(path),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
+def test_what_is_no_file_among_the_images_of_a_folder_is_named_and_not_left_out(tmp_path, make):
+    path = unpacked(tmp_path / "pets", FILES)
+    make(path / "train/cat/9.png")
+    assert "train/cat/9.png cannot be read" in refusal(path)
+
+
+@pytest.mark.parametrize("form", ["", ".tar"])
+@pytest.mark.parametrize("old", ["0.png", "cat", "pets"])
+def test_names_in_another_encoding_are_names(tmp_path, form, old):
+    """Linux takes any bytes, and UTF-8 has not all."""
+    new = os.fsdecode(b"ch\xe2t")
+    files = {name.replace(old, new): content for name, content in FILES.items()}
+    path = FORMS[form](tmp_path / f"pets{form}".replace(old, new), files)
+    data = load(path)
+    assert data.fingerprint == load(path).fingerprint and len(data.train_labels) == 6
+    shown = " ".join([dataset_name(str(path)), *data.classes])
+    assert ("ch\\udce2t" in shown) == (old != "0.png") and shown.encode()
 
 
 def test_a_dataset_that_is_no_file_is_refused(tmp_path):

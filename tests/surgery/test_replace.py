@@ -359,8 +359,8 @@ def test_features_can_be_extracted(network, node):
     [
         ({"decomp": "svd"}, "decomp='svd'; allowed: .*tt"),
         ({"decomp": ["tt"]}, r"decomp=\['tt'\]; allowed: .*tt"),
-        ({"dims": 1}, "dims=1; allowed: an integer >= 2"),
-        ({"dims": 2.5}, "dims=2.5; allowed: an integer >= 2"),
+        ({"dims": 1}, "dims=1; allowed: an int, 2 to 32"),
+        ({"dims": 2.5}, "dims=2.5; allowed: an int, 2 to 32"),
         ({"rank_scale": 0}, "budget=0.0, rank_scale=0, error=0.0; allowed: one of budget, rank_scale and error"),
         ({"budget": 0.5}, "budget=0.5, rank_scale=0.5; allowed: one of budget"),
         ({"error": 0.5}, "rank_scale=0.5, error=0.5; allowed: one of budget"),

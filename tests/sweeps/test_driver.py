@@ -25,7 +25,7 @@ from lowrank.paths import ROOT
 from lowrank.progress import in_notebook
 from lowrank.records import FINAL, record, store
 from lowrank.sweeps import plan
-from lowrank.sweeps.cluster import check_address
+from lowrank.sweeps.cluster import check_scheduler
 from lowrank.sweeps.driver import sweep
 from lowrank.sweeps.engine import attempt
 from lowrank.sweeps.plan import status
@@ -257,9 +257,12 @@ def test_a_folder_without_space_is_named_before_the_first_trial(tmp_path, monkey
     assert trained(tmp_path) == []
 
 
-def test_a_log_that_cannot_be_written_is_named(tmp_path):
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink(path, path)])
+def test_a_log_that_cannot_be_written_is_named(tmp_path, make):
     [parameters] = runs_of(0)
-    (tmp_path / "run" / "log.txt").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / "log.txt")
     with pytest.raises(InputError, match="log.txt: cannot be written"):
         attempt(quick, parameters | {"runs": str(tmp_path)}, "run", wait=False)
 
@@ -275,16 +278,28 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_leaves_the_records_whole(tmp_p
     "address", ["tls://far.example:8786", "tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:1"]
 )
 def test_a_scheduler_here_or_behind_tls_is_accepted(address):
-    check_address(address, insecure=False)
+    check_scheduler(address, insecure=False)
 
 
-@pytest.mark.parametrize("address", ["tcp://10.0.0.7:8786", "tcp://far.example:8786", "far:8786", "tls://far", "8786"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "tcp://10.0.0.7:8786",
+        "tcp://far.example:8786",
+        "far:8786",
+        "tls://far",
+        "8786",
+        "tls://[::1",
+        "tls://far:99999",
+        "tls://far:x",
+    ],
+)
 def test_a_scheduler_elsewhere_without_tls_is_refused(address, tmp_path):
     with pytest.raises(InputError, match="scheduler='.*'.*tls://"):
         run_here(tmp_path, 0, scheduler=address)
     assert trained(tmp_path) == []
     if address.startswith("tcp"):
-        check_address(address, insecure=True)
+        check_scheduler(address, insecure=True)
 
 
 NOTEBOOK = ROOT / "notebooks" / "sweep.ipynb"
