@@ -3,15 +3,12 @@
 import hashlib
 import http.server
 import io
-import math
 import os
 import pickle
 import tarfile
 import threading
 import time
 import zipfile
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +19,10 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from lowrank.data import load, sources
-from lowrank.data.augmentation import FULL, LIGHT, Augmentation, augmented, draws
-from lowrank.data.dataset import Data, held_out
-from lowrank.data.images import SIZE
+from lowrank.data.dataset import Data
 from lowrank.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +68,6 @@ def refusal(dataset: Path | str) -> str:
     message = str(caught.value)
     assert "\n" not in message and message.startswith(f"dataset={str(dataset)!r}: ")
     return message
-
-
-# Where data come from
 
 
 def test_digits_keep_their_pixels():
@@ -147,9 +138,6 @@ def test_real_archive(cifar10_jpeg):
     assert same(load(str(cifar10_jpeg)), data)
 
 
-# Refusals, each in one line
-
-
 def test_missing_path():
     assert "no such path" in refusal("nowhere/pets.tar")
 
@@ -192,9 +180,6 @@ def test_tar_damaged_between_two_members(folder, damage):
     content = archive.read_bytes()
     archive.write_bytes(content[:header] + (b"" if damage == "cut there" else b"?" + content[header + 1 :]))
     assert "it is damaged" in refusal(archive)
-
-
-# The cache
 
 
 @pytest.fixture
@@ -269,9 +254,6 @@ def test_two_processes_on_an_empty_cache(folder, cache, forks):
         process.join()
     assert fingerprints == [load(archive).fingerprint] * 2
     assert [file.suffix for file in cache.iterdir()] == [".npz"]
-
-
-# Downloads
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -379,132 +361,8 @@ def test_no_network_names_the_ways_out(cache, monkeypatch):
     assert all(way in message for way in ("dataset='digits'", "cifar-100-python.tar.gz", str(cache), "image folder"))
 
 
-# Batches and augmentation
-
-
 @pytest.fixture
 def data() -> Data:
     """100 random images, each labelled by its place."""
     images = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return Data(images, torch.arange(100), images[:9], torch.arange(9), tuple(map(str, range(100))), "0" * 12)
-
-
-def epoch(data: Data, *arguments) -> list[torch.Tensor]:
-    """All images and all labels of an epoch, in its order."""
-    return [torch.cat(batches) for batches in zip(*data.training_batches(*arguments), strict=True)]
-
-
-def test_an_epoch_has_each_image_once_with_its_label(data):
-    images, labels = epoch(data, 10, 0, 0, None)
-    assert sorted(labels.tolist()) == list(range(100)) != labels.tolist()
-    assert torch.equal(images, data.train_images[labels])
-    images_augmented, labels_augmented = epoch(data, 10, 0, 0, FULL)
-    assert torch.equal(labels_augmented, labels) and not torch.equal(images_augmented, images)
-
-
-@pytest.mark.parametrize("batch_size, sizes", [(30, [30] * 3), (100, [100]), (64, [64]), (101, [100]), (2, [2] * 50)])
-def test_batches_are_full(data, batch_size, sizes):
-    assert [len(images) for images, _ in data.training_batches(batch_size, 0, 0, FULL)] == sizes
-
-
-def test_order_and_augmentation_come_from_seed_and_epoch(data):
-    first = epoch(data, 30, 5, 2, FULL)
-    assert all(map(torch.equal, epoch(data, 30, 5, 2, FULL), first))
-    for seed, number in ((5, 3), (6, 2), (2, 5)):
-        assert not any(map(torch.equal, epoch(data, 30, seed, number, FULL), first))
-
-
-def reference(image: np.ndarray, drawn: tuple[int, ...], augmentation: Augmentation, fill: np.ndarray) -> np.ndarray:
-    """One image [3, 32, 32], augmented with numpy step by step."""
-    (top, left, flip, hole_top, hole_left), pad, hole = drawn, augmentation.pad, augmentation.hole
-    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)), mode="reflect")
-    window = padded[:, top + pad : top + pad + 32, left + pad : left + pad + 32].copy()
-    window = window[:, :, ::-1].copy() if flip else window
-    window[:, hole_top : hole_top + hole, hole_left : hole_left + hole] = fill
-    return window
-
-
-augmentations = pytest.mark.parametrize("augmentation", [FULL, LIGHT], ids=["full", "light"])
-
-
-@augmentations
-@pytest.mark.parametrize("device", DEVICES)
-def test_augmentation_equals_numpy(data, device, augmentation):
-    images, fill = data.train_images.repeat(10, 1, 1, 1), torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1)
-    drawn = draws(1000, augmentation, torch.Generator(device).manual_seed(7))
-    generator = torch.Generator(device).manual_seed(7)
-    result = augmented(images.to(device), augmentation, generator, fill.to(device)).cpu()
-    chances = zip(*(each.flatten().tolist() for each in drawn), strict=True)
-    expected = [
-        reference(image.numpy(), chance, augmentation, fill[0].numpy())
-        for image, chance in zip(images, chances, strict=True)
-    ]
-    assert np.array_equal(result, np.stack(expected))
-    assert torch.equal(images, data.train_images.repeat(10, 1, 1, 1))  # the originals are as they were
-
-
-@augmentations
-def test_every_crop_flip_and_cutout_is_as_likely(augmentation):
-    drawn = draws(20_000, augmentation, torch.Generator().manual_seed(0))
-    crop, cutout = range(-augmentation.pad, augmentation.pad + 1), range(SIZE - augmentation.hole + 1)
-    for values, wanted in zip(drawn, (crop, crop, range(2), cutout, cutout), strict=True):
-        counts, expected = Counter(values.flatten().tolist()), 20_000 / len(wanted)
-        assert sorted(counts) == list(wanted)
-        assert all(abs(count - expected) < 6 * expected**0.5 for count in counts.values())
-
-
-def test_cutout_is_64_pixels_of_the_training_mean(data):
-    images = torch.where(data.train_images < 128, 20, 181).to(torch.uint8)
-    data = Data(images, data.train_labels, images, data.train_labels, data.classes, data.fingerprint)
-    fill = images.double().mean((0, 2, 3), keepdim=True).round()
-    batch, _ = epoch(data, 50, 0, 0, FULL)
-    assert ((batch == fill).sum((2, 3)) == 64).all()
-
-
-def test_normalised_training_images_have_mean_0_and_deviation_1():
-    data = load("digits")
-    images = data.normalise(data.train_images)
-    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
-    deviation, mean = torch.std_mean(images.double(), (0, 2, 3), correction=0)
-    assert mean.abs().max() < 1e-5 and (deviation - 1).abs().max() < 1e-5
-
-
-def test_constant_channel_stays_finite(data):
-    flat = torch.full_like(data.train_images, 9)
-    data = Data(flat, data.train_labels, flat, data.train_labels, data.classes, data.fingerprint)
-    assert not data.normalise(flat).any()
-
-
-@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
-def test_an_epoch_on_a_gpu_never_waits_for_it():
-    data = load("digits", "cuda")
-    data.normalise(data.test_images)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for images, _ in data.training_batches(64, 0, 0, FULL):
-            data.normalise(images)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-# --- validation
-
-
-@pytest.mark.parametrize("share", [0.001, 0.1, 0.25, 0.5])
-def test_validation_images_are_balanced_disjoint_and_always_the_same(share):
-    data = load("digits")
-    first, second = held_out(data, share), held_out(data, share)
-    assert torch.equal(first.validation_images, second.validation_images)
-    counts = torch.bincount(data.train_labels)
-    assert torch.bincount(first.validation_labels).tolist() == [math.ceil(share * count) for count in counts.tolist()]
-    both = torch.cat([first.train_images, first.validation_images]).flatten(1)
-    assert sorted(map(bytes, both.numpy())) == sorted(map(bytes, data.train_images.flatten(1).numpy()))
-    assert first.fingerprint == data.fingerprint and torch.equal(first.test_images, data.test_images)
-
-
-def test_validation_needs_a_class_with_two_images():
-    data = load("digits")
-    chosen = [int((data.train_labels == label).nonzero()[0]) for label in range(10)]
-    single = replace(data, train_images=data.train_images[chosen], train_labels=data.train_labels[chosen])
-    with pytest.raises(InputError, match="validation=0.1: every class has a single training image"):
-        held_out(single, 0.1)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from functools import partial
@@ -21,7 +20,7 @@ from lowrank.config import DECOMPS, Config
 from lowrank.data import load as load_data
 from lowrank.errors import InputError
 from lowrank.formats import PLAIN
-from lowrank.lab import controls, explore, overview, plots
+from lowrank.lab import controls, explore, plots
 from lowrank.lab.figures import run_notebook, running_kernel
 from lowrank.lab.landscape import Landscape
 from lowrank.optimiser import weight_decays
@@ -29,6 +28,8 @@ from lowrank.paths import ROOT
 from lowrank.records import Record, store
 
 NOTEBOOKS = ROOT / "notebooks"
+
+
 SMALL = {"dataset": "digits", "width": 4, "epochs": 1, "batch_size": 512, "precision": "float32"}
 
 
@@ -40,18 +41,6 @@ def kronecker(nothing_registered):
     for cell in [cell for cell in cells if cell["cell_type"] == "code"][1:3]:
         exec("".join(cell["source"]), namespace)
     return namespace
-
-
-@pytest.fixture(scope="session")
-def published(tmp_path_factory) -> str:
-    """A folder with the runs that came with the repository, without those of whoever works in it."""
-    folder = tmp_path_factory.mktemp("published")
-    for run in overview.published_runs("runs") - {"runs"}:  # .gitkeep
-        shutil.copytree(ROOT / "runs" / run, folder / run)
-    return str(folder)
-
-
-# --- sizes
 
 
 @pytest.mark.parametrize("decomp", DECOMPS)
@@ -147,9 +136,6 @@ def test_two_runs_open_with_runs_of_one_dataset(published):
     assert strange[explore.likeliest_partner(strange, "digits")]["run"] != "digits"
 
 
-# --- what objects show
-
-
 def test_what_a_record_says_is_shown_as_text(tmp_path, monkeypatch, published):
     evil = "```<script>alert(1)</script>$x$<img src=x onerror=alert(1)>"
     row = lowrank.results(published).query("decomp == 'tt'").iloc[0].dropna().to_dict()
@@ -173,27 +159,6 @@ def test_the_rooms_of_notebooks_open_without_an_import_of_their_own():
     code += "for name in ('analysis', 'explore', 'figures', 'overview', 'plots'): assert getattr(lowrank, name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
-
-
-def test_ones_own_runs_come_first_and_then_the_best_of_each_form(published):
-    table = lowrank.results(published)
-    mine = table.iloc[[3, 5]].assign(run=["mine", "newer"], started=table.started.max())
-    table = pd.concat([table, mine.assign(started=mine.started + pd.to_timedelta([0, 1], "h"))])
-    ordered = overview.order_runs(table, set(table.run) - {"mine", "newer"})
-    assert ordered.run[:2].tolist() == ["newer", "mine"] and set(ordered.whose[:2]) == {"yours"}
-    best = ordered[ordered.whose == "best of form"]
-    theirs = table.iloc[:-2].groupby("decomp").test_accuracy.max()
-    assert best.set_index("decomp").test_accuracy.sort_index().equals(theirs.sort_index())
-    assert ordered.index[ordered.whose == ""].min() == 2 + len(best) and len(ordered) == len(table)
-
-
-def test_a_table_of_runs_says_nothing_that_does_not_apply(published):
-    table = lowrank.results(published)
-    shown = overview.write_cells(overview.order_runs(table, set()))
-    unfolded = shown.decomp.isin([*PLAIN, "bottleneck"])
-    assert set(shown.dims[unfolded]) == {""} and "" not in set(shown.dims[~unfolded])
-    dense = table.query("decomp == 'dense'")._repr_html_()
-    assert "9.0 times" in dense and "900" not in dense
 
 
 def test_objects_have_a_short_repr_and_an_html_table(tmp_path):
@@ -228,9 +193,6 @@ def test_the_table_of_runs_shows_what_varies_and_stays_so_when_it_is_filtered(tm
     assert record["run"] in table[table.seed == 1]._repr_html_()
 
 
-# --- trained weights
-
-
 def test_the_trained_network_comes_back(tmp_path):
     asked = {"decomp": "tucker", "budget": 0.5, "runs": str(tmp_path), **SMALL}
     lines = []
@@ -258,9 +220,6 @@ def test_a_run_that_is_nowhere_has_no_weights(tmp_path):
         lowrank.load({"decomp": "tt"}, runs=tmp_path)
 
 
-# --- a decomposition of one's own
-
-
 def test_a_decomposition_of_ones_own_is_counted_budgeted_decayed_and_drawn(kronecker, tmp_path):
     config = Config(decomp="kronecker", dims=4, budget=0.4, width=8, decay="compression")
     net = lowrank.build(config, classes=10)
@@ -286,9 +245,6 @@ def linear(weight):
     layer = torch.nn.Linear(*weight.shape[::-1], bias=False)
     layer.weight = torch.nn.Parameter(weight)
     return layer
-
-
-# --- the notebooks
 
 
 def test_start_here_links_to_every_notebook_and_to_nothing_else():

@@ -1,31 +1,19 @@
 """Differences get the intervals that scipy and a second, independent way of computing give them."""
 
-import base64
 import sys
 from pathlib import Path
 
+import coverage  # noqa: E402
 import numpy as np
 import pandas as pd
 import pytest
+from samples import UNEQUAL_N, as_table, samples
 from scipy import stats
 
-from lowrank.lab import inference, variance
+from lowrank.lab import inference
 from lowrank.lab.inference import against, among, combine, effect, group_runs, main_effects
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import coverage  # noqa: E402
-
-UNEQUAL_N = (3, 5, 4, 3)
-
-
-def samples(sizes=UNEQUAL_N, gap=0.01, sd=0.01, seed=1):
-    rng = np.random.default_rng(seed)
-    return [rng.normal(0.7 + gap * k, sd, n) for k, n in enumerate(sizes)]
-
-
-def as_table(parts, **columns):
-    rows = [{"form": k, "test_accuracy": value} for k, part in enumerate(parts) for value in part]
-    return pd.DataFrame(rows).assign(**columns)
 
 
 def test_the_spread_is_that_of_all_settings_together():
@@ -124,54 +112,6 @@ def test_main_effects_of_a_half_fraction_are_exact():
     table["test_accuracy"] = table[names] @ [0.04, -0.02, 0.0, 0.01] + 0.03 * (table.a & table.b)
     found = main_effects(group_runs(table, names))["mean"]
     assert found.to_dict() == pytest.approx({"a": 0.055, "b": -0.005, "c": 0.0, "d": 0.01})
-
-
-def test_the_best_is_likely_where_it_leads_and_anyone_where_all_are_equal():
-    equal = as_table([np.array([0.69, 0.7, 0.71])] * 4)
-    assert variance.best_probabilities(group_runs(equal, ["form"])).to_numpy() == pytest.approx(0.25, abs=0.01)
-    lead = variance.best_probabilities(group_runs(as_table(samples(gap=0.05)), ["form"]))
-    assert lead.idxmax() == (3,) and lead.max() > 0.95 and lead.sum() == pytest.approx(1)
-    assert variance.best_probabilities(group_runs(equal, ["form"]), high=False).sum() == pytest.approx(1)
-
-
-def test_the_interaction_is_that_of_a_two_way_analysis_of_variance():
-    rng = np.random.default_rng(2)
-    table = pd.DataFrame([(a, b) for a in range(3) for b in range(2) for _ in range(4)], columns=["a", "b"])
-    noise = rng.normal(size=len(table))
-    none, strong = (
-        variance.interaction(table.assign(test_accuracy=table.a + table.b + k * table.a * table.b + noise), "a", "b")
-        for k in (0, 3)
-    )
-    assert (strong.df, strong.df_residual) == (2, 18) and strong.matters and not none.matters
-    cells = table.assign(test_accuracy=noise).groupby(["a", "b"]).test_accuracy.mean().unstack()  # balanced: by hand
-    rest = cells.sub(cells.mean(axis=1), axis=0).sub(cells.mean(axis=0)) + cells.to_numpy().mean()
-    within = table.assign(y=noise).groupby(["a", "b"]).y.var().mean()
-    assert none.f == pytest.approx(4 * (rest**2).to_numpy().sum() / 2 / within)
-    assert not variance.interaction(table.iloc[:2].assign(test_accuracy=0.5), "a", "b").matters
-
-
-# --- the test set's own share
-
-
-@pytest.mark.parametrize("images", [8, 397, 10_000])
-def test_right_answers_come_back_as_they_were(images):
-    answers = np.random.default_rng(0).random(images) < 0.7
-    text = base64.b64encode(np.packbits(answers).tobytes()).decode()
-    assert (variance.right_answers(text, answers.mean()) == answers).all()
-    assert variance.right_answers("", 0.7) is None
-
-
-@pytest.mark.parametrize("runs", [1, 2, 5])
-def test_the_error_of_the_test_set_is_that_of_drawing_other_images(runs):
-    rng, images = np.random.default_rng(runs), 20_000
-    easy = rng.random((2, images))  # how probable it is that a run of each setting knows an image
-    one, other = (rng.random((runs, images)) < p for p in easy)
-    expected = np.sqrt((easy[0] - easy[1]).var() / images)
-    found = variance.error_of_test_set(one, other)
-    assert found == pytest.approx(expected, rel=0.05) if runs > 1 else found > expected
-
-
-# --- a few simulated studies; benchmarks/coverage.py has a thousand
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():

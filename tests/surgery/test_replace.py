@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from networks import decomposed, mobilenet, resnet, small
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -16,42 +16,15 @@ from lowrank.layers import Decomposed, DecomposedConv2d, DecomposedLinear, separ
 from lowrank.network import cifar_network
 
 kinds = pytest.mark.parametrize("decomp", FORMATS)
+
+
 IMAGE = (3, 64, 64)
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     """To rounding, on the outputs' own scale: untrained networks may end in very small ones."""
     assert theirs.abs().max() > 0
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
-
-
-def decomposed(module: nn.Module) -> dict[str, Decomposed]:
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, Decomposed)}
-
-
-def small() -> nn.Sequential:
-    """[B, 3, H, W] -> [B, 4]; layers 1 and 3 are one and the same."""
-    shared = nn.Conv2d(16, 16, 3, padding=1)
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)]
-    return nn.Sequential(nn.Conv2d(3, 16, 3), shared, nn.ReLU(), shared, *head)
-
-
-# --- the networks of torchvision
-
-
-def mobilenet():
-    """MobileNetV2, narrow."""
-    return models.mobilenet_v2(num_classes=10, width_mult=0.25)
-
-
-def resnet():
-    """ResNet-18 with half of its blocks."""
-    return models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=10)
 
 
 def vit():
@@ -125,9 +98,6 @@ def test_half_precision_goes_through(network):
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             assert net(images).dtype == torch.bfloat16
-
-
-# --- what is decomposed
 
 
 @kinds
@@ -210,9 +180,6 @@ def test_precision_and_place_stay(decomp, init):
     torch.testing.assert_close(ghost(x), net(x))
 
 
-# --- whatever the defaults are
-
-
 @contextmanager
 def default_dtype(dtype):
     torch.set_default_dtype(dtype)
@@ -273,9 +240,6 @@ def test_a_layer_whose_cores_are_parametrized_becomes_plain():
     dense = densify(net)
     assert list(dense.state_dict()) == ["0.weight", "0.bias"]
     torch.testing.assert_close(dense(x), net(x), rtol=1e-4, atol=1e-5)
-
-
-# --- whatever holds a layer
 
 
 class Holders(nn.Module):
@@ -351,9 +315,6 @@ def test_features_can_be_extracted(network, node):
     assert_same(extractor(images)[node], theirs(images)[node])
 
 
-# --- bad input
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -383,49 +344,3 @@ def test_bad_input_gets_one_line_that_names_it(options, message):
     with pytest.raises(InputError, match=message) as raised:
         decompose(small(), **{"rank_scale": 0.5, **options})
     assert "\n" not in str(raised.value)
-
-
-# --- the summary
-
-
-def test_the_summary_has_a_row_for_each_layer():
-    net = decompose(small(), decomp="tt", dims=3, rank_scale=0.5, skip="6")
-    table = summary(net)
-    assert list(table.index) == ["0", "1", "6"] and table.index.name == "layer"
-    assert list(table.columns) == [
-        "decomp", "shape", "modes", "ranks", "weights", "parameters", "share", "contraction", "multiply_adds", "error",
-        "left",
-    ]  # fmt: skip
-    row = table.loc["1"]
-    assert row["shape"] == "16 x 16 x 3x3" and row["modes"] == "16 | 16 x 9" and row["decomp"] == "tt"
-    assert row["weights"] == 16 * 16 * 9 and row["parameters"] == sum(core.numel() for core in net[1].cores)
-    assert row["share"] == row["parameters"] / row["weights"] and row["error"] == net[1].error > 0
-    assert table.loc["6"].drop("shape").tolist() == ["dense", "", "", 64, 64, 1.0, "", 64, 0.0, ""]
-    assert not table.isna().any().any() and "16 | 16 x 9" in table._repr_html_()
-
-
-@pytest.mark.filterwarnings("ignore:left as they are")
-@pytest.mark.parametrize("network", [resnet, mobilenet, lambda: cifar_network(8, 10, separable)])
-@pytest.mark.parametrize("contraction", ["factors", "weight", "auto"])
-def test_multiply_adds_are_those_that_torch_counts(network, contraction):
-    net = decompose(network(), decomp="tt", dims=3, rank_scale=0.3, init="random", contraction=contraction).eval()
-    image = (3, 32, 32)
-    build = sum(layer.layout.build_multiply_adds(layer.contraction) for layer in decomposed(net).values())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(torch.randn(1, *image))
-    assert summary(net, image).multiply_adds.sum() == counter.get_total_flops() // 2 - build
-
-
-@pytest.mark.filterwarnings("ignore:left as they are")
-def test_attention_is_counted_though_its_output_layer_is_never_called():
-    net = models.VisionTransformer(32, 8, 1, 4, 64, 128)
-    net = decompose(net, decomp="tt", rank_scale=0.3, init="random", contraction="factors")
-    table, tokens = summary(net, (3, 32, 32)), 1 + (32 // 8) ** 2
-    rows = table[table.index.str.endswith("out_proj")]
-    assert (rows.contraction == "weight").all() and (rows.multiply_adds == tokens * 64 * 64).all() and len(rows) == 1
-
-
-def test_the_summary_counts_a_shared_layers_parameters_once_and_every_call():
-    table = summary(small(), (3, 12, 12))
-    assert list(table.index) == ["0", "1", "6"]
-    assert table.parameters["1"] == 16 * 16 * 9 and table.multiply_adds["1"] == 2 * 10 * 10 * 16 * 16 * 9
