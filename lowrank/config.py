@@ -32,6 +32,7 @@ ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0}
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
 PATHS = ("dataset", "runs")
+MOST_WIDTH = 4096  # the separable network then has 3 billion weights
 
 
 def dataset_name(dataset: str) -> str:
@@ -97,7 +98,10 @@ class Config:
         ["random", "decompose", "decompose_rescaled"],
     )
     width: int = parameter(
-        64, "channels after the first convolution, then 2, 4 and 8 times as many", ">= 1", lambda v: v >= 1
+        64,
+        "channels after the first convolution, then 2, 4 and 8 times as many",
+        f"1 to {MOST_WIDTH}",
+        lambda v: 1 <= v <= MOST_WIDTH,
     )
     dataset: str = parameter(
         "cifar10",
