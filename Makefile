@@ -32,13 +32,16 @@ bench: $(READY) ## set up, and time layers and training beside those of others: 
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/training.py
 
-figures: $(READY) ## set up, and execute the analysis notebooks from the committed records: two minutes
+figures: $(READY) ## set up, and execute the analysis notebooks from the committed records: a minute
 	$(BIN)/python -m lowrank.lab.figures
 
 gist: ## share one of them by the gh command: make gist NB=5-shoot-out
 	@test -f "figures/$(NB).ipynb" || { echo "NB=$(NB): allowed are $(basename $(notdir $(wildcard figures/*.ipynb)))"; exit 1; }
 	@command -v gh >/dev/null || { echo "gh is not installed: see https://cli.github.com"; exit 1; }
-	gh gist create --desc "lowrank: $(NB)" "figures/$(NB).ipynb"
+	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && \
+	origin=$$(git remote get-url origin 2>/dev/null | sed -E 's#^git@([^:]+):#https://\1/#; s#(\.git)?$$#/blob/HEAD/#') && \
+	sed "s#](\.\./#]($${origin:-../}#g" "figures/$(NB).ipynb" > "$$folder/$(NB).ipynb" && \
+	gh gist create --desc "lowrank: $(NB)" "$$folder/$(NB).ipynb"
 
 lock: $(READY) ## fit requirements.lock to pyproject.toml; versions that still fit stay
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --generate-hashes \

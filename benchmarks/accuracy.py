@@ -26,7 +26,7 @@ from pipelines import Numpy, Pipeline
 
 from lowrank.config import Config, dataset_name
 from lowrank.data import load
-from lowrank.experiment import build
+from lowrank.network import build
 from lowrank.train import Loop, State, train
 
 WAYS, SEEDS = ("2018", "lowrank"), range(3)

@@ -17,9 +17,9 @@ from lowrank.config import Config
 from lowrank.data.augmentation import FULL
 from lowrank.data.dataset import Data
 from lowrank.data.images import SIZE
-from lowrank.experiment import build
-from lowrank.network import compute_blocks_by
-from lowrank.train import rate, steps_an_epoch
+from lowrank.network import build, compute_blocks_by
+from lowrank.optimiser import SCHEDULES
+from lowrank.train import steps_an_epoch
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ class Pipeline:
         for step, (images, labels) in enumerate(self.loader):
             progress = (epoch * self.steps + step + 1) / (self.config.epochs * self.steps + 1)
             peak = self.config.learning_rate / self.factor
-            self.optimiser.param_groups[0]["lr"] = peak * rate(self.config.schedule, progress)
+            self.optimiser.param_groups[0]["lr"] = peak * SCHEDULES[self.config.schedule](progress)
             logits = self.network(images.to(self.device))
             loss = F.cross_entropy(logits, labels.to(self.device), reduction=self.reduction)
             self.optimiser.zero_grad()

@@ -27,8 +27,8 @@ from pipelines import Numpy, Pipeline, Torchvision
 
 from lowrank.config import Config
 from lowrank.data.dataset import Data, assembled
-from lowrank.experiment import build
 from lowrank.hardware.precision import resolved_precision
+from lowrank.network import build
 from lowrank.sweeps.studies import FORMS, grid
 from lowrank.train import Loop
 

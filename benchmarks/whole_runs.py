@@ -34,8 +34,10 @@ import lowrank
 from lowrank.config import DECOMPS, Config, dataset_name
 from lowrank.data import load
 from lowrank.data.dataset import Data
-from lowrank.experiment import best_device, build, device_name
+from lowrank.experiment import device_name
 from lowrank.hardware.precision import resolved_precision
+from lowrank.hardware.process import best_device
+from lowrank.network import build
 from lowrank.sweeps.studies import grid
 from lowrank.train import Loop
 

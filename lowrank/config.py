@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import os
+import re
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -28,7 +29,7 @@ from .signatures import list_parameters
 DECOMPS = ChainMap(FORMATS, dict.fromkeys(PLAIN))  # by name: the plain ones, then every format, those of one's own last
 INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe="fast"
 # Parameters younger than some records, and what those ran with.
-ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0}
+ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0, "start": ""}
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
 PATHS = ("dataset", "runs")
@@ -83,7 +84,7 @@ class Config:
     )
     budget: float = parameter(
         0.0,
-        "share of the separable network's pointwise weights, up to 1; 0 is not set",
+        "share of the separable network's pointwise weights (of those of start), up to 1; 0 is not set",
         "0 to 1",
         lambda v: 0 <= v <= 1,
     )
@@ -94,8 +95,14 @@ class Config:
     )
     init: str = choice(
         "random",
-        "random (orthogonal cores), decompose (of a dense draw) or decompose_rescaled",
-        ["random", "decompose", "decompose_rescaled"],
+        "random (orthogonal cores), decompose (of a dense draw), decompose_rescaled; with start weights",
+        ["random", "decompose", "decompose_rescaled", "weights"],
+    )
+    start: str = parameter(
+        "",
+        "dense or separable run with its weights kept, to decompose and train on; empty is none",
+        "the id of a run, 12 hexadecimal digits, or ''",
+        lambda v: v == "" or bool(re.fullmatch("[0-9a-f]{12}", v)),
     )
     width: int = parameter(
         64,
@@ -112,7 +119,9 @@ class Config:
     validation: float = parameter(
         0.0, "share of the training images kept out of training, to choose by", "0 to 0.5", lambda v: 0 <= v <= 0.5
     )
-    epochs: int = parameter(24, "passes over the training images", ">= 1", lambda v: v >= 1)
+    epochs: int = parameter(
+        24, "passes over the training images; with start also 0, decomposed and measured", ">= 0", lambda v: v >= 0
+    )
     batch_size: int = parameter(
         0, "images a step; 0 follows the size of the data", "2 or more, or 0", lambda v: v == 0 or v >= 2
     )
@@ -169,10 +178,11 @@ class Config:
     def __post_init__(self) -> None:
         for each in fields(self):
             object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
-        if self.rank_rule == "auto":
+        if self.rank_rule == "auto" and not self.start:
             object.__setattr__(self, "rank_rule", default_rank_rule(self.decomp))
         if self.budget and self.rank_scale:
             raise InputError(f"budget={self.budget} and rank_scale={self.rank_scale}: only one of them may be set")
+        self.check_start()
         if self.decomp in PLAIN:
             for name in ("budget", "rank_scale"):
                 if value := getattr(self, name):
@@ -181,6 +191,25 @@ class Config:
             object.__setattr__(self, "rank_scale", 0.5)
         if self.recipe == "2018" and self.without != "nothing":
             raise InputError(f"without={self.without!r}: recipe='2018' has no ingredients, only 'nothing' is allowed")
+
+    def check_start(self) -> None:
+        """Raises InputError if something contradicts `start`; with one, `init` becomes "weights"."""
+        if not self.start:
+            if self.init == "weights" or not self.epochs:
+                given, allowed = ("epochs=0", ">= 1") if not self.epochs else ("init='weights'", "another")
+                raise InputError(f"{given} without start; allowed: {allowed}, or with start, the id of a trained run")
+            return
+        if self.init == "random":
+            object.__setattr__(self, "init", "weights")
+        for name, fits, allowed in (
+            ("decomp", self.decomp not in PLAIN, "a decomposition"),
+            ("rank_scale", not self.rank_scale, "a budget in its place"),
+            ("budget", self.budget > 0, "above 0 and up to 1"),
+            ("rank_rule", self.rank_rule == "auto", "'auto', ranks follow the error of the approximation"),
+            ("init", self.init == "weights", "'weights'"),
+        ):
+            if not fits:
+                raise InputError(f"{name}={getattr(self, name)!r} with start={self.start!r}; allowed: {allowed}")
 
     def __repr__(self) -> str:
         return f"Config({', '.join(arguments(asdict(self)))})"

@@ -16,34 +16,32 @@ import numpy as np
 import torch
 from torch import nn
 
-from .checkpoints import resume, save_checkpoint, save_tensors
-from .config import PLAIN, Config, InputError, dataset_name
+from .checkpoints import resume, save_checkpoint
+from .config import Config, dataset_name
 from .data import Data
 from .data import load as load_data
 from .data.dataset import held_out
-from .errors import check_functions, whole_number
+from .errors import InputError, check_functions
 from .files import claim
 from .fingerprint import code_fingerprint
 from .hardware import native
 from .hardware.precision import resolved_precision
-from .layers import dense, separable
-from .network import IMAGE, LEFT, cifar_network, pointwise_shapes, select_decomposable
+from .hardware.process import best_device
+from .network import IMAGE, build, pointwise_shapes, select_decomposable
 from .paths import CHECKOUT, ROOT
 from .progress import RunProgress
-from .records import FINAL, Record, store
+from .records import FINAL, WEIGHTS, Record, store
 from .records import record as stored
 from .signatures import show_parameters
-from .surgery import decompose
+from .start import check_start, decompose_start, describe_start
 from .surgery.inventory import summary
 from .train import State, steps_an_epoch, train
+from .weights import keep_weights
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None
-
-MOST_CLASSES = 10**6
-READING = ("mean", "deviation", "mirror", "precision")  # see `reading_of`
 
 Log = Callable[[str], None]
 
@@ -70,8 +68,10 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     name = config.run(data.fingerprint)
     if record := reuse_record(config, name, log):
         return record
+    if config.start:
+        check_start(config, data.fingerprint)
     with within_memory(config):
-        net = build(config, len(data.classes))
+        net = decompose_start(config) if config.start else build(config, len(data.classes))
         with claim(config.folder / name, wait=False) as free:
             if free:
                 return reuse_record(config, name, log) or trained(config, net, data, name, log, watch)
@@ -94,37 +94,14 @@ def within_memory(config: Config) -> Iterator[None]:
         ) from error
 
 
-def best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def reuse_record(config: Config, name: str, log: Log) -> dict[str, Any] | None:
     record = stored(config.folder, name)
     if not record or record["status"] not in FINAL:
         return None
-    if config.save_weights and record["status"] == "done" and not (config.folder / name / "weights.pt").exists():
+    if config.save_weights and record["status"] == "done" and not (config.folder / name / WEIGHTS).exists():
         return None
     log(f"run {name} is already {record['status']}: its record is returned, nothing is trained")
     return record
-
-
-def build(config: Config, classes: int) -> nn.Module:
-    """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
-
-    Raises InputError if the budget cannot be met, or there are no classes.
-
-    >>> lowrank.build(lowrank.Config(decomp="tt", dims=3, budget=0.5, width=4), classes=10)
-    Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
-    """
-    if not isinstance(config, Config):
-        raise InputError(f"config={config!r}; allowed: a lowrank.Config")
-    classes = whole_number("classes", classes, 1, MOST_CLASSES)
-    torch.manual_seed(config.seed)
-    net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
-    if config.decomp in PLAIN:
-        return net
-    names = ("decomp", "dims", "budget", "rank_scale", "rank_rule", "init")
-    return decompose(net, skip=LEFT, allocation="even", **{name: getattr(config, name) for name in names})
 
 
 def trained(
@@ -136,11 +113,13 @@ def trained(
         log(f"run {name} is done, but its weights were not saved: it is trained anew and its record replaced")
     checkpoint = config.folder / name / "checkpoint.pt"
     state = resume(checkpoint, name, config, net, data.train_images.device, log)
-    size = count_network(config, net)
+    size = count_network(config, net) | describe_start(config, net)
     log(
         f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
         f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, {config.precision}, {device_name()}"
     )
+    if config.start:
+        log(f"decomposed from run {config.start}, {size['start_decomp']}: relative error {size['start_error']:.2f}")
     if (images := len(data.train_labels)) < config.batch_size:
         log(f"batch_size={config.batch_size}: only {images:,} training images, each step takes all of them")
     if data.train_images.device.type == "cpu" and (reason := native.reason()):
@@ -159,16 +138,10 @@ def trained(
     here = revision()
     record |= measured(config, data, state) | {"revision": here, "code": code_fingerprint(here), "started": started}
     if config.save_weights and not state.diverged:
-        kept = {"classes": len(data.classes), "network": net.state_dict()} | reading_of(config, data)
-        save_tensors(config.folder / name / "weights.pt", kept)
+        keep_weights(config, name, net, data)
     store(config.folder, record, state.history)
     checkpoint.unlink(missing_ok=True)
     return record
-
-
-def reading_of(config: Config, data: Data) -> dict[str, Any]:
-    """How the network of a run reads images, kept beside its weights: what `weights.predict` needs."""
-    return dict(zip(READING, (*data.moments, config.uses("flip at test"), config.precision), strict=True))
 
 
 # --- records
@@ -199,7 +172,7 @@ def measured(config: Config, data: Data, state: State) -> dict[str, Any]:
     return {
         **last,
         "seconds": state.seconds,
-        "images_per_second": images / state.seconds,
+        "images_per_second": images / state.seconds if state.seconds else None,
         "peak_memory": peak_memory(),
         "device": device_name(),
         "torch": torch.__version__,

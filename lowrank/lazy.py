@@ -15,7 +15,7 @@ from .errors import MissingPackage
 
 PACKAGES = {"train": ("PIL", "sklearn", "torchvision"), "sweep": ("dask", "distributed", "tornado")}  # by import name
 HOMES: dict[str, tuple[str, ...]] = {  # of each name: its module, and the extras without which it is of no use
-    "build": ("experiment", "train"),
+    "build": ("network",),
     "history": ("records",),
     "load": ("weights", "train"),
     "predict": ("weights", "train"),

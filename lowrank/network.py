@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import separable
+from .config import PLAIN, Config
+from .errors import InputError, whole_number
+from .layers import dense, separable
+from .surgery import decompose
 from .surgery.inventory import summary
 from .surgery.parts import is_named
 
 IMAGE = (3, 32, 32)
+MOST_CLASSES = 10**6
 LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft
 
@@ -101,6 +105,30 @@ def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn
     )
 
 
+def build(config: Config, classes: int) -> nn.Module:
+    """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
+
+    Raises InputError if the budget cannot be met, or there are no classes.
+
+    >>> lowrank.build(lowrank.Config(decomp="tt", dims=3, budget=0.5, width=4), classes=10)
+    Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
+    """
+    if not isinstance(config, Config):
+        raise InputError(f"config={config!r}; allowed: a lowrank.Config")
+    classes = whole_number("classes", classes, 1, MOST_CLASSES)
+    torch.manual_seed(config.seed)
+    net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
+    if config.decomp in PLAIN:
+        return net
+    names = ("decomp", "dims", "budget", "rank_scale", "rank_rule", "init")
+    return decompose(net, skip=is_left, allocation="even", **{name: getattr(config, name) for name in names})
+
+
+def is_left(name: str, layer: nn.Module | None = None) -> bool:
+    """Whether no decomposition touches the layer of this name."""
+    return any(is_named([name], left) for left in LEFT)
+
+
 def pointwise_shapes(width: int) -> list[tuple[int, int]]:
     """(outputs, inputs) of the seven pointwise convolutions of the separable network, which decompositions replace."""
     with torch.device("meta"):
@@ -110,4 +138,4 @@ def pointwise_shapes(width: int) -> list[tuple[int, int]]:
 
 def select_decomposable(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of `lowrank.summary` of the seven convolutions that may be decomposed, in the order of the network."""
-    return table[[not any(is_named([name], left) for left in LEFT) for name in table.index]]
+    return table[[not is_left(name) for name in table.index]]

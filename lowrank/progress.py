@@ -102,9 +102,12 @@ class RunProgress(Progress):
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         part = "test" if "test_loss" in row else "validation"
-        self.log(
+        trained = (
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  {row['seconds']:7.2f} s  "
-            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}  "
+            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}"
+        )
+        self.log(
+            f"{trained if epochs else 'decomposed, not trained'}  "
             f"{part} loss {row[f'{part}_loss']:.4f} accuracy {row[f'{part}_accuracy']:.2%}"
         )
 

@@ -2,6 +2,8 @@
 
     runs/<run>/record.json   what was asked and what was measured: the truth; once it is there the run is stored
                              `correct` is which test images the network knows: numpy.packbits as base64
+                             `start_decomp` is the form of the network that a run with `start` decomposed, and
+                             `start_error` the relative error of the weights then, all layers together
     runs/<run>/history.csv   one row an epoch
     runs/<run>/.claim        locked by the process that works on the run; the kernel frees it when that process dies
     runs/results.csv         the records as one table, derived: every store replaces it; it may be deleted
@@ -34,12 +36,15 @@ from .files import claim, named, open_regular, read_at_most, sweep_up, write
 from .formats import uses_dims
 from .paths import runs_folder
 
+WEIGHTS = "weights.pt"  # beside the record of a run that keeps them, see weights.py
 FINAL = ("done", "diverged")  # a run with one of these is not trained again; one that failed is
 MEASURED = {
     "parameters": int,
     "pointwise_parameters": int,
     "compression": float,
     "multiply_adds": int,
+    "start_decomp": str,
+    "start_error": float,
     "train_loss": float,
     "train_accuracy": float,
     "test_loss": float,
@@ -61,6 +66,7 @@ MEASURED = {
 }
 CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
 TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
+UNSAID = {"code": "", "correct": "", "start_decomp": ""}  # by older records; the last by runs without a start
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
 LARGEST = 2**24  # bytes of a record file that are read
 FIRST_YEAR, LAST_YEAR = 1970, 2261  # of `started`: pandas can tell no time after it
@@ -127,7 +133,7 @@ def record(runs: Path, run: str) -> Record | None:
             warn_of(path, error.strerror)
         return None
     content = parsed(path, state.st_ino, state.st_mtime_ns)
-    return content and Record(ADDED | {"code": "", "correct": ""} | content)  # an older one has not all
+    return content and Record(ADDED | UNSAID | content)
 
 
 def records(runs: Path) -> list[Record]:

@@ -77,15 +77,24 @@ class Loop:
         loss, accuracy = self.train(state.epochs)
         row = {"epoch": state.epochs + 1, "seconds": time.perf_counter() - start}
         row |= {"train_loss": loss, "train_accuracy": accuracy}
-        diverged, correct = not math.isfinite(loss), None
-        for part in self.due(state.epochs + 1):
+        return self.measured(row, state.history, diverged=not math.isfinite(loss))
+
+    def untrained(self) -> State:
+        """The state of a run without epochs: what is `due` after the last one, measured before a first one."""
+        row = {"epoch": 0, "seconds": 0.0, "train_loss": math.nan, "train_accuracy": math.nan}
+        return self.measured(row, [], diverged=False)
+
+    def measured(self, row: dict[str, float], history: list[dict[str, float]], diverged: bool) -> State:
+        """The state after the epoch of this row, which gets what is `due`; `history` has the rows before it."""
+        correct = None
+        for part in self.due(row["epoch"]):
             row |= {f"{part}_loss": math.nan, f"{part}_accuracy": math.nan}
             if not diverged:
                 row[f"{part}_loss"], right = self.evaluate(part)
                 row[f"{part}_accuracy"] = right.sum().item() / len(right)
                 correct = right.cpu() if part == "test" else correct
         tensors = {name: getattr(self, name).state_dict() for name in ("network", "optimiser", "scaler")}
-        return State(state.epochs + 1, [*state.history, row], tensors, diverged, correct)
+        return State(row["epoch"], [*history, row], tensors, diverged, correct)
 
     def due(self, epoch: int) -> list[str]:
         """What is measured after this epoch.
@@ -181,6 +190,9 @@ def train(
     """
     loop = Loop(config, network, data, on_step)
     loop.restore(state)
+    if not config.epochs:
+        state = loop.untrained()
+        on_epoch(state)
     while state.epochs < config.epochs and not state.diverged:
         state = loop.after(state)
         on_epoch(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,31 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Damaged, check_fit, read_tensors
+from .checkpoints import Damaged, check_fit, read_tensors, save_tensors
 from .config import Config, InputError
+from .data import Data
 from .data.dataset import check_device, standardise
-from .experiment import READING, best_device, build
+from .formats import Folding, Layout
+from .hardware.process import best_device
+from .network import build
 from .paths import runs_folder
-from .records import name_run
+from .records import WEIGHTS, name_run
 from .records import record as stored
 from .surgery.parts import evaluating
+from .surgery.replace import hold_layers, layouts_of
 from .train import EVALUATION_BATCH, compute_logits
 
 Run = str | Mapping[str, Any] | pd.Series  # its id, its record, its row of the table
+READING = ("mean", "deviation", "mirror", "precision")  # how a network reads images: what `predict` needs
+
+
+def keep_weights(config: Config, run: str, net: nn.Module, data: Data) -> None:
+    """Keep the network of a run beside its record, and how it reads images; with `start`, also its layouts."""
+    reading = (*data.moments, config.uses("flip at test"), config.precision)
+    kept = {"classes": len(data.classes), "network": net.state_dict(), **dict(zip(READING, reading, strict=True))}
+    if config.start:  # whose ranks follow weights that are no longer there
+        kept["layouts"] = {name: asdict(layout) for name, layout in layouts_of(net).items()}
+    save_tensors(config.folder / run / WEIGHTS, kept)
 
 
 def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu") -> nn.Module:
@@ -34,30 +49,45 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
     `lowrank.data.load(dataset).normalise(images)` does it. If `net.reading["mirror"]`, the record's accuracy is that of
     an image and its mirror image, averaged.
 
+    Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
+
     >>> record = lowrank.results().iloc[0]
     >>> lowrank.load(record.run)
     Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
-
-    Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
     """
     run, folder = name_run(run), runs_folder(runs)
     device = check_device(device)
-    path, record = folder / run / "weights.pt", stored(folder, run)
+    path, record = folder / run / WEIGHTS, stored(folder, run)
     if not record or not os.path.lexists(path):
         raise InputError(f"run={run!r}: no weights in {str(runs)!r}; lowrank.run(..., save_weights=True) keeps them")
-    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
     try:
         kept = read_tensors(path, device, sealed=False)
         if type(kept.get("classes")) is not int:
             raise Damaged("it holds no weights")
         with torch.device("meta"):
-            net = build(Config.of({name: record.get(name) for name in names}), kept["classes"])
+            net = rebuild(record, kept)
         check_fit(kept.get("network"), net)
     except Damaged as reason:
         raise InputError(f"{path}: damaged weights ({reason}); without this file lowrank.run makes them anew") from None
     net.load_state_dict(kept["network"], assign=True)
     net.reading = {name: kept[name] for name in READING if name in kept}  # older weights have none
     return net.eval()
+
+
+def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
+    """The network of a run, without its numbers; raises Damaged if its layouts are not to be read."""
+    if not record["start"]:
+        names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
+        return build(Config.of({name: record.get(name) for name in names}), kept["classes"])
+    net = build(Config(decomp=record["start_decomp"], width=record["width"]), kept["classes"])
+    try:
+        layouts = {
+            name: Layout(**each | {"folding": Folding(**each["folding"])}) for name, each in kept["layouts"].items()
+        }
+        hold_layers(net, layouts)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Damaged("it does not say how its layers are held") from error
+    return net
 
 
 @torch.no_grad()
@@ -69,12 +99,12 @@ def predict(run: Run | nn.Module, images: Tensor | np.ndarray, runs: str | Path 
     the recipe does that: `predict(record, data.test_images).argmax(1)` is right as often as the record's test_accuracy
     says.
 
+    Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
+
     >>> record, digits = lowrank.results().iloc[0], lowrank.data.load("digits")
     >>> right = lowrank.predict(record.run, digits.test_images).argmax(1) == digits.test_labels
     >>> f"{right.float().mean():.4f}" == f"{record.test_accuracy:.4f}"
     True
-
-    Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
     """
     try:  # numpy's may be mirrored views, which torch does not take
         images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)

@@ -1,6 +1,8 @@
 """What several test files need."""
 
 import os
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,32 @@ def cifar10_jpeg() -> Path:
     if not archive.is_file():
         pytest.skip(f"{archive} is missing; LOWRANK_CIFAR10_JPEG names another place")
     return archive
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Makes processes that start in a moment: they are forks of one that has imported torch."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["lowrank.sweeps.driver", "lowrank.experiment", "torchvision"])
+    return context
+
+
+@pytest.fixture(scope="session")
+def execute():
+    """Executes one notebook after another in the same kernel: each of its own would import torch anew."""
+    from lowrank.lab.figures import run_notebook, running_kernel
+
+    with running_kernel() as kernel:
+        yield partial(run_notebook, kernel)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A cluster that others started; its one worker is a thread of this process."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ def quiet(_: str) -> None:
     pass
 
 
-def run(runs, **parameters):
-    return lowrank.run(log=quiet, runs=str(runs), **{**SMALL, "epochs": 1, **parameters})
+def run(runs, log=quiet, **parameters):
+    return lowrank.run(log=log, runs=str(runs), **{**SMALL, "epochs": 1, **parameters})
 
 
 def networks(**parameters):

@@ -1,15 +1,17 @@
 """The benchmarks compare what they say, and write it down."""
 
+from functools import partial
 from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
+import lowrank
 from lowrank import train
 from lowrank.config import Config
-from lowrank.data import load
 from lowrank.data.augmentation import FULL
 from lowrank.hardware import graph
 
@@ -30,6 +32,32 @@ def results(tmp_path, monkeypatch):
     folder = tmp_path / "made" / "results"
     monkeypatch.setattr(import_module("machine"), "RESULTS", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A folder of a few random images for training and some for tests."""
+    folder, draws = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 20)):
+        for label in range(10):
+            (folder / split / str(label)).mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / str(label) / f"{number}.png")
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def no_new_process(monkeypatch, forks, cluster):
+    """Sweeps run in a thread, pools are forks: each process of its own would import torch for a few images."""
+    monkeypatch.setattr(lowrank, "sweep", partial(lowrank.sweep, scheduler=cluster))
+    for name in ("accuracy", "training"):
+        monkeypatch.setattr(import_module(name), "get_context", lambda how: forks)
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +139,12 @@ def test_the_other_pipelines_learn(training):
 # --- accuracy
 
 
-def test_both_loops_are_trained_and_compared(results, monkeypatch, capsys):
+def test_both_loops_are_trained_and_compared(results, dataset, monkeypatch, capsys):
     bench = import_module("accuracy")
     setting = bench.SETTING | {"width": 4, "epochs": 1, "batch_size": 256}
     for name, value in {"SETTING": setting, "SEEDS": range(2)}.items():
         monkeypatch.setattr(bench, name, value)
-    bench.main("digits")
+    bench.main(dataset)
     table = pd.read_csv(next(results.glob("accuracy-*.csv")))
     assert table[["way", "seed"]].values.tolist() == [["2018", 0], ["lowrank", 0], ["2018", 1], ["lowrank", 1]]
     assert table.test_accuracy.between(0, 1).all()
@@ -131,17 +159,21 @@ def test_the_distance_of_two_means_is_in_standard_errors():
 # --- the fast recipe
 
 
-def small_study(name, monkeypatch, tmp_path, **values):
-    bench = import_module(name)
-    setting = bench.SETTING | {"width": 4, "epochs": 1, "batch_size": 512, "precision": "float32"}
-    for constant, value in {"SETTING": setting, "RUNS": str(tmp_path / "runs"), **values}.items():
-        monkeypatch.setattr(bench, constant, value)
-    bench.main("digits")
-    return bench
+@pytest.fixture
+def small_study(dataset, monkeypatch, tmp_path):
+    def run(name, **values):
+        bench = import_module(name)
+        setting = bench.SETTING | {"width": 4, "epochs": 1, "batch_size": 512, "precision": "float32"}
+        for constant, value in {"SETTING": setting, "RUNS": str(tmp_path / "runs"), **values}.items():
+            monkeypatch.setattr(bench, constant, value)
+        bench.main(dataset)
+        return bench
+
+    return run
 
 
-def test_the_recipes_are_compared_seed_by_seed(results, monkeypatch, capsys, tmp_path):
-    bench = small_study("recipe", monkeypatch, tmp_path, SEEDS=2)
+def test_the_recipes_are_compared_seed_by_seed(results, small_study, capsys):
+    bench = small_study("recipe", SEEDS=2)
     table = pd.read_csv(next(results.glob("recipe-*.csv")))
     assert table.groupby("decomp").size().to_dict() == {"separable": 2 * 4, "tt": 2 * 5}
     fast, old = (table[(table.recipe == recipe) & (table.without == "nothing")] for recipe in ("fast", "2018"))
@@ -150,9 +182,9 @@ def test_the_recipes_are_compared_seed_by_seed(results, monkeypatch, capsys, tmp
     assert "the fast recipe, less" in capsys.readouterr().out
 
 
-def test_learning_rates_are_compared_with_the_best(results, monkeypatch, capsys, tmp_path):
+def test_learning_rates_are_compared_with_the_best(results, small_study, capsys):
     settings = [{"decomp": "tt", "dims": 4, "budget": 0.5}]
-    bench = small_study("rates", monkeypatch, tmp_path, SEEDS=1, RATES=[0.1, 0.4], SETTINGS=settings)
+    bench = small_study("rates", SEEDS=1, RATES=[0.1, 0.4], SETTINGS=settings)
     table = pd.read_csv(next(results.glob("rates-*.csv")))
     assert len(table) == 4
     lost = bench.lost(bench.accuracies(table))
@@ -163,14 +195,14 @@ def test_learning_rates_are_compared_with_the_best(results, monkeypatch, capsys,
 # --- whole runs
 
 
-def test_whole_runs_steps_and_trials_are_measured(results, monkeypatch, capsys, tmp_path):
+def test_whole_runs_steps_and_trials_are_measured(results, dataset, monkeypatch, capsys, tmp_path):
     bench = import_module("whole_runs")
     small = {"WIDTH": 4, "NARROW": 4, "SEEDS": 2, "PACKED": (1,), "RUNS": str(tmp_path)}
     few = {"NETWORKS": {"tt": bench.NETWORKS["tt"]}, "FLOOR": {("tt", 1): 1.0, ("tt", 2): 1.0}}
     for name, value in (small | few).items():
         monkeypatch.setattr(bench, name, value)
     try:
-        bench.main("digits")
+        bench.main(dataset)
     finally:
         torch.set_flush_denormal(False)
     runs, steps, trials = (pd.read_csv(next(results.glob(f"{name}-*.csv"))) for name in ("runs", "steps", "trials"))
@@ -192,7 +224,7 @@ def test_whole_runs_steps_and_trials_are_measured(results, monkeypatch, capsys, 
     ],
     ids=["the same", "twice", "not recorded"],
 )
-def test_whole_runs_say_what_recorded_steps_do_otherwise(monkeypatch, way, line):
+def test_whole_runs_say_what_recorded_steps_do_otherwise(training, monkeypatch, way, line):
     def refuse(*_):
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -205,7 +237,7 @@ def test_whole_runs_say_what_recorded_steps_do_otherwise(monkeypatch, way, line)
     monkeypatch.setattr(graph, "record_graph", refuse)
     monkeypatch.setattr(bench, "Loop", Elsewhere)
     monkeypatch.setattr(bench, "DECOMPS", ["tt"])
-    found = list(bench.find_differences(load("digits")))
+    found = list(bench.find_differences(training.random_images(5 * bench.CHECKED["batch_size"])))
     assert len(found) == (2 if line else 0) and all(line in each for each in found)
 
 

@@ -86,18 +86,23 @@ def test_the_cost_is_told_before_and_every_epoch_after(tmp_path):
     assert len(epochs) == 3 and all("train loss" in line and "test loss" in line for line in epochs)
 
 
-SCRIPT = """
-import signal, sys, lowrank
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
-lowrank.run(runs=sys.argv[1], decomp=sys.argv[2], precision=sys.argv[3], dataset="digits", width=4,
-            batch_size=256, augment=True, epochs=int(sys.argv[4]), budget=0.3)
-"""
+def train_elsewhere(log, runs, parameters):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
+    run(runs, log=log.send, **parameters)
 
 
-def process(runs, decomp="tt", precision="float32", epochs=8):
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(runs), decomp, precision, str(epochs)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+@pytest.fixture
+def elsewhere(forks):
+    """Starts a run in a process of its own, and gives that and the lines that it says."""
+
+    def start(runs, **parameters):
+        lines, log = forks.Pipe(duplex=False)
+        process = forks.Process(target=train_elsewhere, args=[log, runs, parameters])
+        process.start()
+        log.close()
+        return process, iter(lines.recv, None)
+
+    return start
 
 
 def numbers(runs: Path) -> list[list[str]]:
@@ -115,28 +120,31 @@ def numbers(runs: Path) -> list[list[str]]:
         ("ring", "float32", signal.SIGINT),
     ],
 )
-def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_it_would_have(tmp_path, decomp, precision, stop):
-    stopped, alone = tmp_path / "stopped", tmp_path / "alone"
-    first = process(stopped, decomp, precision)
-    while not first.stdout.readline().startswith("epoch 3/8"):
-        assert first.poll() is None
-    first.send_signal(stop)
-    assert first.wait() != 0
+def test_a_stopped_run_goes_on_and_ends_bit_for_bit_where_it_would_have(tmp_path, elsewhere, decomp, precision, stop):
+    stopped, alone, lines = tmp_path / "stopped", tmp_path / "alone", []
+    asked = {"decomp": decomp, "precision": precision, "epochs": 6, "budget": 0.3}
+    process, said = elsewhere(stopped, **asked)
+    assert any(line.startswith("epoch 2/6") for line in said)
+    os.kill(process.pid, stop)
+    process.join()
+    assert process.exitcode != 0
     assert not list(stopped.glob("*/record.json"))
-    output, _ = process(stopped, decomp, precision).communicate()
-    assert "going on after epoch" in output
-    run(alone, decomp=decomp, precision=precision, epochs=8, budget=0.3)
+    run(stopped, log=lines.append, **asked)
+    assert any("going on after epoch" in line for line in lines)
+    run(alone, **asked)
     assert numbers(stopped) == numbers(alone)
-    assert len(numbers(stopped)) == 8
+    assert len(numbers(stopped)) == 6
     assert not list(stopped.glob("*/checkpoint.pt"))
 
 
-def test_two_processes_that_want_the_same_run_train_it_once(tmp_path):
-    both = [process(tmp_path, epochs=20), process(tmp_path, epochs=20)]
-    outputs = sorted((each.communicate()[0] for each in both), key=len)
-    assert "waiting for it" in outputs[0] and "already done" in outputs[0]
-    assert outputs[1].count("epoch ") == 20
-    assert len(lowrank.results(tmp_path)) == 1
+def test_two_processes_that_want_the_same_run_train_it_once(tmp_path, elsewhere):
+    process, said = elsewhere(tmp_path, epochs=6)
+    assert any(line.startswith("epoch 1/6") for line in said)
+    lines = []
+    run(tmp_path, log=lines.append, epochs=6)
+    process.join()
+    assert "waiting for it" in lines[0] and "already done" in lines[1] and len(lines) == 2
+    assert process.exitcode == 0 and len(lowrank.results(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("decomp", ["separable", "tt"])

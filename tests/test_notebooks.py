@@ -1,6 +1,7 @@
 """The notebooks as people run them: through papermill, with good and bad parameters."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from papermill import PapermillExecutionError
 
 from lowrank.config import Config
 
@@ -58,22 +60,47 @@ def test_train_leaves_a_row_a_picture_and_a_quiet_notebook(tmp_path):
     assert str(ROOT) not in json.dumps(shown) and str(Path.home()) not in json.dumps(shown)
 
 
+def check_failed_notebook(folder: Path, line: str) -> None:
+    """It holds one line as error, and stands alone."""
+    assert [path.name for path in folder.iterdir()] == ["out.ipynb"]
+    (error,) = (each for each in outputs(folder / "out.ipynb") if each["output_type"] == "error")
+    assert len(error["traceback"]) == 1 and line in error["traceback"][0]
+
+
+def test_a_refusal_is_one_line_exit_1_and_nothing_but_the_failed_notebook(tmp_path):
+    line = "InputError: weight_decay='5e-4' is of type str; allowed: float"
+    parameters = [*SMALL, "-p", "runs", str(tmp_path / "runs"), "-y", "{weight_decay: 5e-4}"]
+    done = papermill("train.ipynb", tmp_path / "out.ipynb", *parameters)
+    assert done.returncode == 1
+    assert line in done.stderr
+    check_failed_notebook(tmp_path, line)
+
+
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
-        (["-p", "dimz", "3"], "InputError: dimz=3: there is no such parameter; did you mean dims?"),
-        (["-y", "{weight_decay: 5e-4}"], "InputError: weight_decay='5e-4' is of type str; allowed: float"),
-        (["-p", "budget", "0.001"], "InputError: budget=0.001: the smallest tt"),
+        ({"dimz": 3}, "InputError: dimz=3: there is no such parameter; did you mean dims?"),
+        ({"budget": 0.001}, "InputError: budget=0.001: the smallest tt"),
     ],
 )
-def test_a_refusal_is_one_line_exit_1_and_nothing_but_the_failed_notebook(tmp_path, parameters, line):
-    output = tmp_path / "out.ipynb"
-    done = papermill("train.ipynb", output, *SMALL, "-p", "runs", str(tmp_path / "runs"), *parameters)
-    assert done.returncode == 1
-    assert line in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
-    (error,) = (each for each in outputs(output) if each["output_type"] == "error")
-    assert len(error["traceback"]) == 1 and line in error["traceback"][0]
+def test_what_cannot_be_is_refused_in_one_line(execute, tmp_path, parameters, line):
+    asked = {"dataset": "digits", "runs": str(tmp_path / "runs")} | parameters
+    with pytest.raises(PapermillExecutionError, match=re.escape(line)):
+        execute(ROOT / "notebooks" / "train.ipynb", tmp_path / "out.ipynb", cwd=ROOT, **asked)
+    check_failed_notebook(tmp_path, line)
+
+
+def test_a_network_of_torchvision_on_a_folder_of_images_becomes_smaller(execute, tmp_path):
+    output, asked = tmp_path / "out.ipynb", {"steps": 1, "decomp": "bottleneck", "budget": 0.2}
+    execute(ROOT / "notebooks" / "compress-your-own.ipynb", output, cwd=tmp_path, **asked)
+    shown = outputs(output)
+    assert not [each for each in shown if each.get("name") == "stderr"]
+    assert sum("image/png" in each.get("data", {}) for each in shown) == 1
+    tables = ["".join(each["data"]["text/html"]) for each in shown if "text/html" in each.get("data", {})]
+    counts = re.findall(r">([\d,]+)</td>", tables[-1])  # the column of parameters
+    trained, decomposed, trained_on = (int(count.replace(",", "")) for count in counts)
+    assert decomposed == trained_on < 0.21 * trained
+    assert list(tmp_path.iterdir()) == [output], "images that it made stay nowhere"
 
 
 @pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))

@@ -120,9 +120,3 @@ def test_make_alone_lists_every_target():
     targets = re.search(r"^\.PHONY: help (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     printed = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert re.findall(r"^make (\w+) +\w", printed, re.MULTILINE) == targets
-
-
-def test_importing_lowrank_does_not_wait_for_torchs_compiler():
-    program = "import sys, lowrank; print('torch._dynamo' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout == "False\n"

@@ -108,6 +108,8 @@ class TuckerTT(TensorTrain):
     Its cores are the factors n[k] x t[k], then the cores r[k-1] x t[k] x r[k] of the train.
     """
 
+    rank_rule = "uniform"
+
     def largest(self, folding):
         bonds = (1, *super().largest(folding), 1)
         return (*map(min, folding.modes, map(int.__mul__, bonds, bonds[1:])), *bonds[1:-1])

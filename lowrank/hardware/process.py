@@ -10,6 +10,10 @@ import torch
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # glibc's names for mallopt, malloc.h
 
 
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def tune_process() -> None:
     """Have this process keep its memory and round denormal numbers to zero; to call it again changes nothing."""
     keep_memory()

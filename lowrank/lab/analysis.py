@@ -1,9 +1,9 @@
 """What the analysis notebooks rest on: the recorded runs of a study, and what is missing of them.
 
 A run belongs to a study if it would have the same id but for its seed, its data and, if the study leaves it open, its
-precision. More seeds than asked are used. Runs count together if their training code and their data have the same
-fingerprints and, if the study leaves it open, one precision; of several such sources the one with the most settings is
-taken, and what was left out is said.
+precision; and so must the run that it starts from. More seeds than asked are used. Runs count together if their
+training code and their data have the same fingerprints and, if the study leaves it open, one precision; of several such
+sources the one with the most settings is taken, and what was left out is said.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..records import FINAL, record
 from ..sweeps.plan import planned
 from ..sweeps.studies import SCALES, STUDIES
 from .inference import Groups, group_runs
-from .settings import SETTING, code_of, listed, scope, span
+from .settings import PARAMETERS, SETTING, code_of, listed, scope, span
 from .variance import error_of_test_set, right_answers
 
 CIFAR = 50_000  # training images, which decide what a study leaves to the data
@@ -91,10 +91,20 @@ class Evidence:
 # --- which runs belong
 
 
-def setting_id(values: Mapping[str, Any], open_precision: bool) -> str:
-    """The same for all runs of one setting, whatever their seed and data; "" if this version has no such setting."""
+def setting_id(
+    values: Mapping[str, Any], open_precision: bool, rows: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """The same for all runs of one setting, whatever their seed and data; "" if this version has no such setting.
+
+    `rows` are all runs by their id: of one that starts from another it is "" if that one is not among them.
+    """
     data = "digits" if values["dataset"] == "digits" else "cifar10"  # digits are not augmented unless asked
-    asked = {name: values[name] for name in SETTING if name in values} | {"dataset": data}
+    asked = {name: values[name] for name in PARAMETERS if name in values} | {"dataset": data}
+    if start := values.get("start"):
+        parent = start if isinstance(start, Mapping) else (rows or {}).get(start)
+        asked["start"] = setting_id(parent, open_precision, rows) if parent else ""
+        if not asked["start"]:
+            return ""
     return id_of(tuple((asked | ({"precision": "auto"} if open_precision else {})).items()))
 
 
@@ -114,7 +124,7 @@ def seeds_of(study: str, scale: str, open_precision: bool) -> pd.Series:
 
 def is_open(study: str, scale: str) -> bool:
     """Whether a study leaves the precision to the machine."""
-    return any(Config.of(run).precision == "auto" for run in planned(study, scale))
+    return any(run.get("precision", "auto") == "auto" for run in planned(study, scale))
 
 
 def evidence(table: pd.DataFrame, study: str, scale: str = "", mixed: bool = False) -> Evidence:
@@ -138,8 +148,8 @@ def at_scale(table: pd.DataFrame, study: str, scale: str, mixed: bool) -> Eviden
     """The runs of a study at one scale."""
     open_precision = is_open(study, scale)
     seeds = seeds_of(study, scale, open_precision)
-    runs = table[table.status.isin(FINAL)]
-    ids = [setting_id(run, open_precision) for run in runs.to_dict("records")]
+    runs, rows = table[table.status.isin(FINAL)], {row["run"]: row for row in table.to_dict("records")}
+    ids = [setting_id(run, open_precision, rows) for run in runs.to_dict("records")]
     runs = runs.assign(setting=pd.Series(ids, runs.index, dtype=object), source=source_of(runs, open_precision))
     runs = runs[runs.setting.isin(seeds.index)].drop_duplicates(["setting", "source", "seed"], keep="last")
     whole = runs.groupby(["source", "setting"]).filter(lambda part: part.seed.nunique() >= seeds[part.name[1]])
@@ -172,6 +182,7 @@ def ledger(table: pd.DataFrame, mixed: bool = False) -> pd.DataFrame:
     for study in STUDIES:
         found = evidence(table, study, mixed=mixed)
         runs = found.table
+        names = [name for name in SETTING if name in runs]
         rows[study] = {
             "scale": found.scale,
             "settings": found.settings,
@@ -179,7 +190,7 @@ def ledger(table: pd.DataFrame, mixed: bool = False) -> pd.DataFrame:
             "runs": len(runs),
             "runs asked": found.asked,
             "diverged": found.diverged,
-            "n": span(runs.groupby(SETTING).size()) if len(runs) else "",
+            "n": span(runs.groupby(names).size()) if len(runs) else "",
             "data": listed(runs.data),
             "code": listed(code_of(runs)),
             "hours (no timing: other work ran beside)": round(runs.seconds.sum() / 3600, 2),

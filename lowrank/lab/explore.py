@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 
 from ..config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments, html_table
 from ..display import as_label
-from ..experiment import build
 from ..formats import uses_dims
-from ..network import IMAGE, select_decomposable
+from ..network import IMAGE, build, select_decomposable
 from ..paths import runs_folder
-from ..records import COLUMNS, SHOWN_AS, Record, history, records, results
+from ..records import COLUMNS, SHOWN_AS, WEIGHTS, Record, history, records, results
+from ..start import decompose_start
 from ..surgery.inventory import summary
 from ..weights import load
 from . import plots
@@ -44,10 +44,11 @@ def sizes(config: Config, classes: int = 10) -> pd.DataFrame:
     """A row for each layer that a decomposition may hold, the rest of the network, and the whole.
 
     Parameters, and multiply-adds of one image, as `lowrank.summary` counts them, of a network whose weights take
-    no memory. Raises InputError if the budget cannot be met.
+    no memory or, with `start`, of the trained one, and then each layer's relative error. Raises InputError if the
+    budget cannot be met, or there is no run to start from.
     """
-    with torch.device("meta"):
-        net = build(config, classes)
+    with torch.device("cpu" if config.start else "meta"):
+        net = decompose_start(config) if config.start else build(config, classes)
     layers = summary(net, IMAGE)
     table = select_decomposable(layers).rename(index=lambda name: name.partition(".convolution")[0])
     table["share"] = table.share.map("{:.1%}".format)
@@ -58,7 +59,11 @@ def sizes(config: Config, classes: int = 10) -> pd.DataFrame:
         table = table.drop(columns=["modes", "ranks", "share", "contraction"])
     elif not uses_dims(config.decomp):
         table = table.drop(columns="modes")
-    table = table.drop(columns=["decomp", "weights", "error"]).fillna("")
+    if config.start:
+        table["error"] = table.error[table.error.notna()].map("{:.2f}".format)
+    else:
+        table = table.drop(columns="error")
+    table = table.drop(columns=["decomp", "weights"]).fillna("")
     return table.astype({"parameters": int, "multiply_adds": int})
 
 
@@ -112,7 +117,7 @@ def setting(runs: str = "runs") -> LivePicture | None:
             draw(landscape, parameters),
         ]
 
-    controlled(
+    controls = controlled(
         show,
         decomp=("tt", partial(widgets.Dropdown, options=list(DECOMPS))),
         dims=(3, partial(widgets.IntSlider, min=2, max=9)),
@@ -121,7 +126,16 @@ def setting(runs: str = "runs") -> LivePicture | None:
         width=(widths[0], partial(widgets.Dropdown, options=sorted({8, 16, 32, 64, 128, *widths}))),
         dataset=(datasets[0], partial(widgets.Dropdown, options=datasets)),
     )
+    if controls:
+        controls["decomp"].observe(lambda change: grey_out(controls), "value")
     return live
+
+
+def grey_out(controls: Mapping[str, widgets.Widget]) -> None:
+    """Disables what says nothing about the chosen decomposition."""
+    decomp = controls["decomp"].value
+    controls["dims"].disabled = not uses_dims(decomp)
+    controls["size"].disabled = controls["share"].disabled = decomp in PLAIN
 
 
 # --- recorded runs
@@ -246,7 +260,7 @@ def two_runs(runs: str = "runs") -> None:
 
 def one_layer(runs: str = "runs") -> None:
     """A layer of a run that kept its weights: the weight, its singular values, the norms of its cores."""
-    found = {run: each for run, each in best_first(runs).items() if (runs_folder(runs) / run / "weights.pt").is_file()}
+    found = {run: each for run, each in best_first(runs).items() if (runs_folder(runs) / run / WEIGHTS).is_file()}
     if not found:
         display(NO_WEIGHTS)
         return
@@ -281,5 +295,5 @@ def draw_curves(history: pd.DataFrame, epochs: int) -> Figure:
     """Loss and accuracy so far, on axes for all epochs."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for ax in plots.curves(history, figure.subplots(1, 2)):
-        ax.set_xlim(0.5, epochs + 0.5)
+        ax.set_xlim(min(epochs, 1) - 0.5, epochs + 0.5)
     return figure

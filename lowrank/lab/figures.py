@@ -18,12 +18,15 @@ from typing import Any
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
+from jupyter_client.utils import run_sync
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ..paths import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]-*.ipynb"))[1:]  # 0-start-here trains
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[1-9]*-*.ipynb"), key=lambda path: int(path.stem.partition("-")[0]))
 ENDINGS = {"image/png": "png", "application/pdf": "pdf", "image/svg+xml": "svg"}
+FRESH = "get_ipython().reset(); __import__('os').chdir({cwd!r})"
 KERNEL = "c.InlineBackend.figure_formats = {'png', 'pdf', 'svg'}\n"
 PAGE = """<!doctype html>
 <html lang="en">
@@ -63,20 +66,53 @@ ORIGIN = "*From the project [lowrank](../README.md): [{name}](../notebooks/{name
 
 def main() -> None:
     folder = ROOT / "figures"
-    shared = {notebook.stem: execute(notebook, folder) for notebook in NOTEBOOKS}
+    with drawing_kernel() as kernel:
+        shared = {notebook.stem: execute(kernel, notebook, folder) for notebook in NOTEBOOKS}
     (folder / "index.html").write_text(page(shared))
     print(f"{len(shared)} notebooks, their pictures and index.html are in figures/")
 
 
-def execute(notebook: Path, folder: Path, **parameters: Any) -> nbformat.NotebookNode:
-    """Execute a notebook into `folder`, its pictures beside it in three formats; returns what is shared."""
+@contextmanager
+def drawing_kernel() -> Iterator[AsyncKernelManager]:
+    """A running kernel that shows every picture in three formats, none of which carries a date."""
     with TemporaryDirectory() as scratch:
         config = Path(scratch, "profile_default", "ipython_kernel_config.py")
         config.parent.mkdir()
         config.write_text(KERNEL)
+        with running_kernel(IPYTHONDIR=scratch, SOURCE_DATE_EPOCH="0") as kernel:
+            yield kernel
+
+
+@contextmanager
+def running_kernel(**variables: str) -> Iterator[AsyncKernelManager]:
+    """A kernel for one notebook after another, with these environment variables: each of its own imports torch anew."""
+    kernel = AsyncKernelManager(kernel_name="python3")
+    with environment(**variables):
+        run_sync(kernel.start_kernel)(extra_arguments=["--HistoryManager.hist_file=:memory:"])
+    try:
+        yield kernel
+    finally:
+        run_sync(kernel.shutdown_kernel)(now=True)
+
+
+def run_notebook(kernel: AsyncKernelManager, notebook: Path, executed: Path, cwd: Path, **parameters: Any) -> None:
+    """Execute a notebook into the file `executed`, without the variables that others have left in the kernel.
+
+    Raises papermill.PapermillExecutionError if a cell raises.
+    """
+    client = kernel.client()
+    client.start_channels()
+    run_sync(client.wait_for_ready)()
+    run_sync(client.execute_interactive)(FRESH.format(cwd=str(cwd)), silent=True)
+    client.stop_channels()
+    papermill.execute_notebook(notebook, executed, parameters, progress_bar=False, km=kernel)
+
+
+def execute(kernel: AsyncKernelManager, notebook: Path, folder: Path, **parameters: Any) -> nbformat.NotebookNode:
+    """Execute a notebook into `folder`, its pictures beside it in three formats; returns what is shared."""
+    with TemporaryDirectory() as scratch:
         executed = Path(scratch, notebook.name)
-        with environment(IPYTHONDIR=scratch, SOURCE_DATE_EPOCH="0"):  # pictures carry no date
-            papermill.execute_notebook(notebook, executed, parameters, progress_bar=False, cwd=notebook.parent)
+        run_notebook(kernel, notebook, executed, notebook.parent, **parameters)
         shared = cleaned(nbformat.read(executed, as_version=4))
     shared.cells[0].source += "\n\n" + ORIGIN.format(name=notebook.stem)
     folder.mkdir(exist_ok=True)

@@ -37,6 +37,11 @@ COLOURS = {
     "ring": "#CC79A7",
 }
 MARKERS = dict(zip(COLOURS, "sDvo^Ph*", strict=True))  # for print without colour
+SIZE_LABELS = {
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds of an image, forward",
+    "step_ms": "milliseconds of a step of training",
+}
 OTHER_COLOURS = ("#7B3294", "#8C510A", "#A50026")  # of decompositions of a user's own, which are circles
 APART = 0.011  # of the axis, between formats side by side around the mark of their budget
 PARTS = {"train": "bottleneck", "validation": "ring", "test": "tt"}  # of the images, with whose colour they are drawn
@@ -75,7 +80,7 @@ def style() -> None:
 def accuracy_against_parameters(
     table: pd.DataFrame, ax: Axes | None = None, by: str = "decomp", mixed: bool = False, size: str = "parameters"
 ) -> Axes:
-    """Test accuracy over `size` ("parameters" or "multiply_adds", log): a colour for each `by`, "decomp" or "dims".
+    """Test accuracy over `size` (one of SIZE_LABELS, log): a colour for each `by`, "decomp" or "dims".
 
     Every run is a faint dot, every setting a mean with its interval. Separable networks of several widths are a curve.
     Dense ones, which are several times larger, stand on the right edge, and the legend names their size.
@@ -100,7 +105,7 @@ def accuracy_against_parameters(
     low, high = ax.get_xlim()
     counted(ax.xaxis, **({"steps": (1, 2, 5)} if high > 10 * low else {}))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.set(xlabel=size.replace("_", "-"), ylabel="test accuracy")
+    ax.set(xlabel=SIZE_LABELS[size], ylabel="test accuracy")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     note(ax, caption(table) + ("\nformats of one budget stand side by side around its mark" if marks else ""))
     return ax
@@ -172,7 +177,7 @@ def counted(axis: Any, steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
 def note(ax: Axes, text: str) -> None:
     """A caption under the axes, in lines that are no wider than they are."""
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
-    lines = [part for line in text.splitlines() for part in wrap(line, 100)]
+    lines = [as_label(part) for line in text.splitlines() for part in wrap(line, 100)]
     ax.annotate("\n".join(lines), (0, 0), (0, -42), **place, fontsize=8.5, color="#444444")
 
 
@@ -201,7 +206,7 @@ def heatmap(
     sns.heatmap(cells, ax=ax, annot=True, **look)
     ax.grid(False)
     ax.set(xlabel=columns, ylabel=rows)
-    note(ax, f"{as_label(listed(table.dataset))}, {scope(table)}; each number a mean over seeds")
+    note(ax, f"{listed(table.dataset)}, {scope(table)}; each number a mean over seeds")
     return ax
 
 

@@ -14,10 +14,10 @@ import pandas as pd
 from scipy import stats
 
 from ..config import PLAIN, Config, InputError
-from ..display import as_label
 from .inference import CONFIDENCE, pool_spread
 
-SETTING = [each.name for each in fields(Config) if each.name not in ("seed", "save_weights", "runs")]
+PARAMETERS = [each.name for each in fields(Config) if each.name not in ("seed", "start", "save_weights", "runs")]
+SETTING = [*PARAMETERS, "start_decomp"]  # of a run that starts from another, which depends on the seed, its form
 FEWEST = 3  # seeds that an interval takes
 SHARED = ["dataset", "epochs", "schedule", "width"]  # settings that differ in these may have different spreads
 
@@ -77,7 +77,7 @@ def caption(table: pd.DataFrame, value: str = "test_accuracy") -> str:
     seeds = f"mean and {CONFIDENCE:.0%} interval over seeds (pooled SD; none below n = {FEWEST})"
     if points(table, value, mixed=True).n.max() < FEWEST:
         seeds = "mean over seeds, too few for an interval"
-    return f"{as_label(listed(table.dataset))}, {scope(table)}; every dot a run, {seeds}"
+    return f"{listed(table.dataset)}, {scope(table)}; every dot a run, {seeds}"
 
 
 def listed(values: Iterable[Any]) -> str:

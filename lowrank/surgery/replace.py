@@ -52,31 +52,33 @@ def decompose(
 ) -> nn.Module:
     """A copy of the module with its linear layers and convolutions held in a tensor format.
 
-    `decomp` is the format: "tt" (tensor train), "tucker" (dense core), "tucker_tt" (Tucker whose core is a tensor
-    train), "cp", "ring" (tensor ring), "bottleneck" (two thin matrices, never folded), or one that `lowrank.register`
-    has made known. `dims`, 2 to 32, is the number of modes that a weight [outputs, inputs] is folded into.
-    `rank_rule` says how the ranks of all layers grow together: "useful", in proportion to the largest that the format
-    can use, "root", to the square roots of those, "uniform", all equal, "original", as in the experiments of 2019, or
-    "auto", which of these trains best in that format. `contraction` is how a layer computes: "factors" (two
-    thin products through the cut), "weight" (makes the weight, then one product), "cores" (one core after another), or
-    "auto", the cheapest.
+    What cannot be decomposed is left, with a warning; `lowrank.summary` lists it with the reason.
 
-    One of three says how small: `budget`, the share of the replaced layers' weights, all together, that the
-    decomposed ones may use; `error`, the relative error that no layer may exceed, each as small as it allows, and left
-    dense if nothing smaller does; `rank_scale`, the share of the way to the largest useful ranks. Before them, or in
-    their place, come `ranks` by hand, for all layers or by name, {"fc": (8, 8), "layer4.*": 16}, where one number
-    stands for all ranks of a layer as far as each is of use, and `budgets`, {"layer3.*": 0.1}, a share for the layers
-    of each pattern together. A layer follows the first pattern that names it; one that nothing names is left.
-    `allocation` "error" spends a budget over layers and ranks where the error of the approximation falls most, "even"
-    by the `rank_rule`; unless it is said, it is "error" if cores start at the module's weights.
-
-    `init` "weights" starts at the best approximation of the module's weights, "random" at orthogonal cores of the
-    same spread, "decompose" at the approximation of a fresh dense draw, "decompose_rescaled" at that with the spread
-    restored. `skip` names layers to leave, `only` those to take: shell patterns, types of layers, or functions of a
-    name and a layer. What cannot be decomposed is left, with a warning; `lowrank.summary` lists it.
-
-    With an `example` input (a tensor, a tuple, or a dict of arguments by name), one forward pass before and one after
-    find the layers whose cores the output does not follow.
+    The format:
+        decomp       "tt" (tensor train), "tucker", "tucker_tt" (Tucker whose core is a tensor train), "cp", "ring"
+                     (tensor ring), "bottleneck" (two thin matrices), or one of your own, see `lowrank.register`
+        dims         modes that a weight [outputs, inputs] is folded into, 2 to 32; a bottleneck has none
+        contraction  how a layer computes: "factors" (two thin products through the cut), "weight" (makes the weight,
+                     then one product), "cores" (the format's own multiplication), "auto" (the cheapest)
+    How small, one of three:
+        budget       share of the replaced layers' weights that the decomposed ones may use, all together
+        error        relative error that no layer may exceed; each gets as small as it allows, or stays dense
+        rank_scale   share of the way from ranks of 1 to the largest useful ones
+    or by hand; a layer follows the first pattern that names it, and stays dense if nothing does:
+        ranks        for all layers, or by name, {"fc": (8, 8), "layer4.*": 16}; one number stands for all of a layer
+        budgets      a share for the layers of each pattern together, {"layer3.*": 0.1}
+    Where a budget goes:
+        allocation   "error": to the layers and ranks where the error of the approximation falls most; "even": by the
+                     `rank_rule`. "" is "error" if the cores start at the module's weights
+        rank_rule    how ranks grow together: "useful" (in proportion to the largest that the format can use), "root"
+                     (to their square roots), "uniform" (all equal), "original" (as in 2019), "auto" (the format's own)
+    The start:
+        init         "weights" (the best approximation of the module's), "random" (orthogonal cores of the same
+                     spread), "decompose" (of a fresh dense draw), "decompose_rescaled" (that, with the spread restored)
+    The layers:
+        skip, only   those to leave, those to take: shell patterns, types, or functions of a name and a layer
+        example      an input (a tensor, a tuple, a dict of arguments by name): one forward pass before and one after
+                     find the layers whose cores the output does not follow
 
     Raises InputError, one line that names the argument or the layer, if something of this cannot be.
 
@@ -164,6 +166,21 @@ def hold_tied(parts: Sequence[Part], layout: Layout, init: str, contraction: str
         decomposed._parameters |= cores
         decomposed.error = error
         become(layer, decomposed)
+
+
+def layouts_of(module: nn.Module) -> dict[str, Layout]:
+    """How each decomposed layer is held, by its name."""
+    return {part.name: part.module.layout for part in survey(module) if isinstance(part.module, Decomposed)}
+
+
+def hold_layers(module: nn.Module, layouts: Mapping[str, Layout]) -> None:
+    """Hold the layers of these names in these layouts, in place and with cores at random: `layouts_of` gives them back.
+
+    Raises KeyError if there is no such layer.
+    """
+    parts = {part.name: part for part in survey(module)}
+    for name, layout in layouts.items():
+        hold_tied([parts[name]], layout, "random", "auto")
 
 
 def become(layer: nn.Module, other: nn.Module) -> None:

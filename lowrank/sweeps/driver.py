@@ -32,7 +32,7 @@ from ..records import FINAL, collect, store
 from ..signatures import show_parameters
 from .cluster import check_scheduler, connected, slots
 from .engine import Engine, Outcome, failed, run_trial
-from .plan import Study, announce, final_record, identified, planned, rows_of, work_of
+from .plan import Study, announce, final_record, identified, missing_of, planned, rows_of, work_of
 
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
 REDRAW = 10  # seconds between two pictures of the state
@@ -178,13 +178,18 @@ def sweep(
 ) -> pd.DataFrame:
     """Trains what is missing of a study, and returns one row a run, in the study's order.
 
-    `study` is the name of one (list(lowrank.studies.STUDIES)), at the `scale` smoke, cpu or gpu, or a list as
-    `lowrank.grid` makes it. Each setting runs with the seeds 0 to `seeds` - 1 unless it names its own; 0 is the scale's
-    number or what the list says. Any parameter of a run that is given replaces the study's in every run.
-    `scheduler` is '' (this machine: `slots_per_gpu` workers a GPU, or one a core; `workers` sets their number), an
-    address or a Dask cluster. A run that takes longer than `timeout` minutes (0: no limit) is ended as failed. `show`
-    is given the table now and then. Raises InputError before the first trial if something cannot be run or stored;
-    Stopped, one line, when interrupted. Interrupted, killed or repeated, it goes on where it was.
+    Interrupted, killed or repeated, it goes on where it was.
+
+        study          a name from lowrank.studies.STUDIES, or a list as `lowrank.grid` makes it
+        scale          of a named study: smoke (a rehearsal), cpu or gpu
+        seeds          each setting runs with 0 to seeds - 1, unless it names its own; 0 is the scale's number
+        scheduler      "" for this machine, an address, or a Dask cluster; `insecure` allows plain tcp to another host
+        slots_per_gpu  workers a GPU on this machine; `workers` sets their number (0: one a GPU slot or core)
+        timeout        minutes after which a run is ended as failed; 0 is no limit
+        show           is given the table now and then; `log` a line at a time
+
+    Any parameter of a run that is given replaces the study's in every run. Raises InputError before the first trial if
+    something cannot be run or stored; Stopped, one line, when interrupted.
 
     >>> study = lowrank.grid(decomp=["tt"], dims=[3], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
     >>> table = lowrank.sweep(study)
@@ -201,7 +206,7 @@ def sweep(
             check_scheduler(scheduler, insecure)
             places = [] if scheduler else slots(slots_per_gpu, workers)
             configs = identified(planned(study, scale, seeds, runs=runs, **overrides))
-            missing = {run: config for run, config in configs.items() if not final_record(config, run)}
+            missing = missing_of(configs)
             work = work_of(missing)
             interrupts.raising = False
             folder = Config(runs=runs).folder

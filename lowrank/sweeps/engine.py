@@ -159,7 +159,8 @@ class Engine(Thread):
     def outcomes(self, client: Any, tend: Callable[[], None]) -> Iterator[tuple[str, Outcome]]:
         """Each run with its outcome as it ends; a run that another sweep is at comes last.
 
-        Raises InputError if the scheduler is gone.
+        A run whose start is to be trained, too, waits for it, and fails with it. Raises InputError if the scheduler is
+        gone.
         """
         from distributed import as_completed
 
@@ -171,8 +172,9 @@ class Engine(Thread):
             asked = (self.trial, parameters, run, wait, self.timeout, sweep)
             futures.add(client.submit(attempt, *asked, key=key, priority=-int(wait), pure=False))
 
+        waiting = {run: config.start for run, config in self.missing.items() if config.start in self.missing}
         for run in self.missing:
-            if not self.halt.is_set():
+            if run not in waiting and not self.halt.is_set():
                 submit(run, wait=False)
         while not futures.is_empty() and not self.halt.wait(LOOK):
             tend()
@@ -181,6 +183,12 @@ class Engine(Thread):
                 run = future.key[1]
                 if outcome := outcome_of(future, result):
                     yield run, outcome
+                    for each in [each for each, start in waiting.items() if start == run]:
+                        del waiting[each]
+                        if outcome[0]["status"] == "done":
+                            submit(each, wait=False)
+                        else:
+                            yield each, failed(f"run {run}, which it starts from, is {outcome[0]['status']}")
                 else:
                     submit(run, wait=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -15,13 +15,17 @@ import torch
 from ..config import Config, InputError
 from ..errors import refuse_unknown, whole_number
 from ..files import claim
-from ..records import FINAL, record, results
+from ..records import FINAL, WEIGHTS, record, results
 from ..signatures import show_parameters
+from ..start import check_parent, check_start
 from .studies import SCALES, SEEDS, STUDIES, each
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
 MOST_SEEDS = 10_000
 NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
+# What a run does not share with the one that it starts from, unless that is said.
+FORM = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "init", "start", "save_weights")
+ANY_RUN = "0" * 12  # stands for the id of a run that is not known yet
 # what a sweep is given beside the parameters of its runs
 SWITCHES = [
     "study", "scale", "seeds", "runs", "dataset", "scheduler", "insecure", "slots_per_gpu", "workers", "timeout",
@@ -44,8 +48,9 @@ def planned(
     """The parameters of every run of a study, a named one at its scale.
 
     `seeds` runs each with seeds 0 to seeds - 1, but those that name a seed; 0 is the scale's own number and, for a
-    list, what the list says. `dataset`, if it is not '', and `overrides` replace a parameter in every run. Raises
-    InputError if there is no such study, scale or parameter.
+    list, what the list says. `dataset`, if it is not '', and `overrides` replace a parameter in every run. A `start`
+    that is given by parameters gets all of them and stands before the others as a run itself. Raises InputError if
+    there is no such study, scale or parameter.
     """
     if not isinstance(scale, str) or scale not in SCALES:
         raise InputError(f"scale={scale!r}; allowed: {', '.join(SCALES)}")
@@ -55,13 +60,36 @@ def planned(
     runs = each(list_runs(study, scale), overrides)
     if isinstance(study, str):
         seeds = seeds or SEEDS[scale]
-    return [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
+    runs = [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
+    runs = [complete_start(run, overrides) for run in runs]
+    starts = [run["start"] for run in runs if isinstance(run.get("start"), Mapping)]
+    return [*{tuple(sorted(start.items())): start for start in starts}.values(), *runs]
+
+
+def complete_start(run: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A run whose `start` is given by parameters, with all of these: those not said are as in the run itself."""
+    if not isinstance(run.get("start"), Mapping):
+        return run
+    shared = {name: value for name, value in run.items() if name not in (*FORM, "epochs")}
+    replaced = {name: value for name, value in overrides.items() if name not in FORM}
+    return run | {"start": shared | run["start"] | replaced | {"save_weights": True}}
+
+
+def configure(parameters: Mapping[str, Any], identify: Callable[[Config], str]) -> Config:
+    """The Config of a run as `planned` lists it; of a start that is given by parameters, `identify` says the id."""
+    start = parameters.get("start")
+    if not isinstance(start, Mapping):
+        return Config.of(parameters)
+    parent = configure(start, identify)
+    config = Config.of({**parameters, "start": identify(parent)})
+    check_parent(config, asdict(parent))
+    return config
 
 
 def settle_precision() -> str:
     """What precision="auto" is in a sweep, decided once: its workers may differ."""
-    from ..experiment import best_device
     from ..hardware.precision import resolved_precision
+    from ..hardware.process import best_device
 
     return resolved_precision("auto", best_device())
 
@@ -75,13 +103,37 @@ def read_data(dataset: str) -> Any:
 
 def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
     """The Config of every run under its id; raises InputError, before anything runs, if one is not possible."""
-    configs = [Config.of(parameters) for parameters in runs]
+    configs = [configure(parameters, lambda _: ANY_RUN) for parameters in runs]
     data = {dataset: read_data(dataset) for dataset in {config.dataset for config in configs}}
-    configs = [config.fitted(len(data[config.dataset].train_labels)) for config in configs]
-    if any(config.precision == "auto" for config in configs):
-        auto = settle_precision()
-        configs = [replace(config, precision=auto) if config.precision == "auto" else config for config in configs]
-    return {config.run(data[config.dataset].fingerprint): config for config in configs}
+    auto = settle_precision() if any(config.precision == "auto" for config in configs) else ""
+
+    def settle(config: Config) -> Config:
+        precision = auto if config.precision == "auto" else config.precision
+        return replace(config.fitted(len(data[config.dataset].train_labels)), precision=precision)
+
+    def identify(config: Config) -> str:
+        return settle(config).run(data[config.dataset].fingerprint)
+
+    found: dict[str, Config] = {}
+    for parameters in runs:
+        config = settle(configure(parameters, identify))
+        found.setdefault(identify(config), config)  # the first keeps its weights, if others start from it
+    return found
+
+
+def missing_of(configs: dict[str, Config]) -> dict[str, Config]:
+    """The runs to train: those that are not done, and those that one of these starts from, without their weights.
+
+    Raises InputError if one starts from a run that is not among them and not there.
+    """
+    missing = {run for run, config in configs.items() if not final_record(config, run)}
+    starts = {config.start: config for run, config in configs.items() if run in missing and config.start}
+    for start, config in starts.items():
+        if start not in configs:
+            check_start(config, read_data(config.dataset).fingerprint)
+        elif not (config.folder / start / WEIGHTS).is_file():
+            missing.add(start)
+    return {run: config for run, config in configs.items() if run in missing}
 
 
 def final_record(config: Config, run: str) -> dict[str, Any] | None:

@@ -9,6 +9,9 @@ was chosen is reported. A study of your own is a list:
     mine = grid(decomp=["tt", "ring"], dims=[3, 4], budget=[0.1, 0.3], dataset=["digits"], epochs=[4])
     sweep(mine, seeds=3)
 
+In a list `start` may be the parameters of the run to start from, as far as they differ from those of the run itself:
+that one is then trained first, and keeps its weights.
+
 How many seeds: SEEDS of every setting, more if a run says `seed` itself. A contest that is open after those (the
 simultaneous 95% interval holds 0 and reaches beyond 1 point) gets two seeds more on both sides, at most three times;
 intervals are then those of three looks at the data (Bonferroni), and nothing else decides when to stop.
@@ -20,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
-from ..config import Config, InputError
+from ..config import PLAIN, Config, InputError
 from ..signatures import show_parameters
 
 SCALES: dict[str, dict[str, Any]] = {
@@ -45,6 +48,14 @@ MODES = {"tt": 4, "tucker": 3, "tucker_tt": 3, "cp": 4, "ring": 3}  # the best o
 RULES = ["useful", "root", "uniform"]
 # Plain networks of these widths are as large as decomposed ones of 16 and 32 channels at the budgets of `cpu`.
 NARROW = {"smoke": [4, 6], "cpu": [5, 6, 7, 9, 10, 12, 17], "gpu": [16, 20, 26, 36, 44, 54]}
+
+# Budgets to which trained networks are decomposed, epochs that they are then trained on, and the widths of the plain
+# networks that are as large, in the order of the budgets.
+COMPRESSED: dict[str, dict[str, list[Any]]] = {
+    "smoke": {"budget": [0.25], "epochs": [0, 1], "separable": [5], "dense": [4]},
+    "cpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [6, 7, 9], "dense": [4, 5, 8]},
+    "gpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [18, 23, 33], "dense": [14, 20, 32]},
+}
 
 # A bottleneck of rank channels // k holds 2 / k of the weights of a square layer: that is the budget of k.
 FRACTIONS = {"smoke": [2, 31], "cpu": [10, 31], "gpu": [2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 31]}
@@ -166,6 +177,21 @@ def horizon(scale: str) -> list[dict[str, Any]]:
     return each(forms, {"epochs": 4 * SCALES[scale]["epochs"]})
 
 
+def compress(scale: str) -> list[dict[str, Any]]:
+    """Trained networks decomposed and trained on, beside decomposed and plain narrow ones trained as long altogether.
+
+    By the fast recipe, whose core rates fine-tuning needs: at one rate for all, CP loses what was learned.
+    """
+    at, whole = COMPRESSED[scale], SCALES[scale]["epochs"]
+    recipe = {"recipe": "fast"} | ({"without": "flip at test"} if scale == "smoke" else {})
+    sizes, long = grid(budget=at["budget"]), {"epochs": whole + max(at["epochs"])}
+    on = {form: grid(start=[{"decomp": form, "epochs": whole}], epochs=at["epochs"][::-1]) for form in PLAIN}
+    few = each(best("bottleneck", "tt", "cp"), *sizes)
+    narrow = [run for form in PLAIN for run in each(grid(decomp=[form], width=at[form]), long)]
+    separable = each(each(best(*FORMS), *sizes), *on["separable"])
+    return each([*separable, *each(few, long), *narrow, *each(few, *on["dense"])], recipe)
+
+
 def original_2019(scale: str) -> list[dict[str, Any]]:
     """The 2019 experiments as they were, one run a setting: every fault at once, in float32."""
     scales = {"smoke": [0.5], "cpu": [0.05, 0.5, 0.95], "gpu": [round(0.05 + 0.1 * k, 2) for k in range(10)]}
@@ -206,6 +232,7 @@ MAKERS = {
     "original-2019": original_2019,
     "precision": precision,
     "horizon": horizon,
+    "compress": compress,
     "baselines": baselines,
 }
 STUDIES = {name: {scale: make(scale) for scale in SCALES} for name, make in MAKERS.items()}

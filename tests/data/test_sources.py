@@ -6,8 +6,6 @@ import io
 import math
 import os
 import pickle
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -28,7 +26,6 @@ from lowrank.data.augmentation import FULL, LIGHT, Augmentation, augmented, draw
 from lowrank.data.dataset import Data, held_out
 from lowrank.data.images import SIZE
 from lowrank.errors import InputError
-from lowrank.paths import ROOT
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -256,23 +253,21 @@ def test_cache_honours_xdg(folder, tmp_path, monkeypatch):
     assert [file.suffix for file in (tmp_path / "xdg/lowrank").iterdir()] == [".npz"]
 
 
-def test_two_processes_on_an_empty_cache(folder, cache, tmp_path):
-    archive = str(packed(folder, ".tar.xz"))
-    code = """if True:
-        import pathlib, sys, time
-        from lowrank.data import load
-        pathlib.Path(sys.argv[2], sys.argv[3]).touch()
-        while not pathlib.Path(sys.argv[2], "go").exists(): time.sleep(0.001)
-        print(load(sys.argv[1]).fingerprint)"""
-    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
-    commands = ([sys.executable, "-c", code, archive, str(tmp_path), name] for name in ("one", "two"))
-    processes = [subprocess.Popen(command, **options) for command in commands]
-    while not all((tmp_path / name).exists() for name in ("one", "two")) and {each.poll() for each in processes} == {
-        None
-    }:
-        time.sleep(0.05)
-    (tmp_path / "go").touch()
-    assert [each.communicate()[0].strip() for each in processes] == [load(archive).fingerprint] * 2
+def load_elsewhere(archive: str, cache: Path, ready, found) -> None:
+    os.environ["LOWRANK_CACHE"] = str(cache)
+    ready.wait()
+    found.put(load(archive).fingerprint)
+
+
+def test_two_processes_on_an_empty_cache(folder, cache, forks):
+    archive, ready, found = str(packed(folder, ".tar.xz")), forks.Barrier(2), forks.Queue()
+    processes = [forks.Process(target=load_elsewhere, args=[archive, cache, ready, found]) for _ in range(2)]
+    for process in processes:
+        process.start()
+    fingerprints = [found.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert fingerprints == [load(archive).fingerprint] * 2
     assert [file.suffix for file in cache.iterdir()] == [".npz"]
 
 

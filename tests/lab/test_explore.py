@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -20,7 +21,8 @@ from lowrank.config import DECOMPS, Config
 from lowrank.data import load as load_data
 from lowrank.errors import InputError
 from lowrank.formats import PLAIN
-from lowrank.lab import explore, overview, plots
+from lowrank.lab import controls, explore, overview, plots
+from lowrank.lab.figures import run_notebook, running_kernel
 from lowrank.lab.landscape import Landscape
 from lowrank.optimiser import weight_decays
 from lowrank.paths import ROOT
@@ -103,6 +105,23 @@ def test_a_setting_is_placed_truly_and_the_picture_stays(values, said, monkeypat
     table = lowrank.results(published)
     bare = Landscape(table, explore.describe).png
     assert (picture.data == bare) == ("red line" not in said)  # only where it lies among them is a line drawn
+
+
+def test_controls_that_say_nothing_are_greyed_out(published, monkeypatch):
+    made = {}
+    for module in (explore, controls):
+        monkeypatch.setattr(module, "at_controls", lambda: True)
+    monkeypatch.setattr(controls, "display", lambda *_, **__: SimpleNamespace(update=lambda _: None))
+
+    def controlled(show, **named):
+        made.update(controls.controlled(show, **named))
+        return made
+
+    monkeypatch.setattr(explore, "controlled", controlled)
+    explore.setting(published)
+    for decomp, off in {"bottleneck": {"dims"}, "separable": {"dims", "size", "share"}, "tt": set()}.items():
+        made["decomp"].value = decomp
+        assert {name for name, control in made.items() if control.disabled} == off
 
 
 def test_every_published_run_is_found_where_its_form_draws_it(published):
@@ -278,18 +297,18 @@ def test_start_here_links_to_every_notebook_and_to_nothing_else():
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+def executed(execute, tmp_path_factory):
     """The notebooks of the front door, executed in this order over one folder of runs, from two working directories."""
     folder = tmp_path_factory.mktemp("executed")
-    small = ["-p", "width", "4", "-p", "epochs", "1"]
-    for name, home, parameters in (
-        ("0-start-here.ipynb", ROOT, small),
-        ("your-own.ipynb", NOTEBOOKS, small),
-        ("explore.ipynb", ROOT, []),
-    ):
-        command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / name), str(folder / name), *parameters]
-        done = subprocess.run([*command, "-p", "runs", str(folder / "runs")], cwd=home, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    small = {"width": 4, "epochs": 1}
+
+    def places(name):
+        return NOTEBOOKS / f"{name}.ipynb", folder / f"{name}.ipynb"
+
+    execute(*places("0-start-here"), ROOT, runs=str(folder / "runs"), **small)
+    with running_kernel() as other:  # a form is registered in it
+        run_notebook(other, *places("your-own"), NOTEBOOKS, runs=str(folder / "runs"), **small)
+    execute(*places("explore"), ROOT, runs=str(folder / "runs"))
     return folder
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import re
 import subprocess
 from dataclasses import asdict
@@ -19,10 +20,10 @@ from lowrank.files import write
 from lowrank.lab import analysis, figures
 from lowrank.paths import ROOT
 from lowrank.records import collect
-from lowrank.sweeps.plan import planned
+from lowrank.sweeps.plan import configure, planned
 
 STUDIES = ["weight-decay", "overfitting", "tensor-train", "cp", "shoot-out", "then-and-now", "when-it-pays"]
-STUDIES += ["rank-placement", "null-control", "rates", "precision", "horizon", "original-2019"]
+STUDIES += ["rank-placement", "null-control", "rates", "precision", "horizon", "original-2019", "compress"]
 RUNS = [notebook for notebook in figures.NOTEBOOKS if notebook.stem != "1-parameter-counts"]
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 SIZES = {"dense": 80_000, "separable": 16_000}
@@ -42,23 +43,36 @@ def made_up(config: Config, run: str) -> dict:
     return asdict(config) | measured | source | {"run": run, "status": "done"}
 
 
+def described(start: dict | None) -> dict:
+    """What the record of a run that starts from another adds."""
+    return {"start_decomp": start["decomp"], "start_error": 0.4} if start else {}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for study in STUDIES:
-        for config in map(Config.of, planned(study, "smoke")):
+        for parameters in planned(study, "smoke"):
+            config = configure(parameters, lambda start: start.run("pixels"))
             run = config.run("pixels")
             (folder / run).mkdir(exist_ok=True)
-            write(folder / run / "record.json", json.dumps(made_up(config, run)).encode())
+            record = made_up(config, run) | described(parameters.get("start"))
+            write(folder / run / "record.json", json.dumps(record).encode())
     collect(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def shared(runs, tmp_path_factory) -> Path:
+def kernel():
+    with figures.drawing_kernel() as kernel:
+        yield kernel
+
+
+@pytest.fixture(scope="module")
+def shared(kernel, runs, tmp_path_factory) -> Path:
     """What `make figures` writes."""
     folder = tmp_path_factory.mktemp("figures")
-    executed = {notebook.stem: figures.execute(notebook, folder, runs=str(runs)) for notebook in RUNS}
+    executed = {notebook.stem: figures.execute(kernel, notebook, folder, runs=str(runs)) for notebook in RUNS}
     (folder / "index.html").write_text(figures.page(executed))
     return folder
 
@@ -111,7 +125,7 @@ def test_html_in_an_answer_stays_text():
     assert "<script" not in shown and "<img" not in shown
 
 
-def test_another_accuracy_makes_another_sentence(shared, runs, tmp_path):
+def test_another_accuracy_makes_another_sentence(kernel, shared, runs, tmp_path):
     [notebook] = [notebook for notebook in RUNS if notebook.stem == "5-shoot-out"]
     before = figures.answer(nbformat.read(shared / notebook.name, as_version=4))
     table = analysis.evidence(lowrank.results(runs), "shoot-out").table
@@ -120,7 +134,7 @@ def test_another_accuracy_makes_another_sentence(shared, runs, tmp_path):
     content = path.read_bytes()
     try:
         write(path, json.dumps(json.loads(content) | {"test_accuracy": 0.99}).encode())
-        after = figures.answer(figures.execute(notebook, tmp_path, runs=str(runs)))
+        after = figures.answer(figures.execute(kernel, notebook, tmp_path, runs=str(runs)))
     finally:
         write(path, content)
     assert "**tucker_tt**" in after and after != before
@@ -145,6 +159,20 @@ def test_a_notebook_without_runs_says_so_and_fails_nowhere(notebook, tmp_path):
         matplotlib.pyplot.close("all")
     study = namespace["study"]
     assert not study and f"Not answered yet: 0 of {study.asked} runs of the study `{study.study}`" in study.gap
+
+
+def test_a_gist_names_the_repository_by_its_address(tmp_path):
+    """Its links would lead nowhere from where it is shared."""
+    tools = {"gh": 'cp "$5" "$SHARED"', "git": "echo git@example.org:someone/lowrank.git"}
+    for name, line in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    shared = tmp_path / "shared.ipynb"
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SHARED": str(shared)}
+    command = ["make", "gist", "NB=1-parameter-counts"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    first = nbformat.read(shared, as_version=4).cells[0].source
+    assert "(https://example.org/someone/lowrank/blob/HEAD/README.md)" in first and "](../" not in first
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "NB=: "), ("9-no-such", "NB=9-no-such: ")])

@@ -1,8 +1,6 @@
 """The pictures show every run, say what their intervals are, and refuse what does not belong together."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 
 import matplotlib
@@ -220,12 +218,9 @@ def test_saved_pictures_are_opaque(table, tmp_path):
 # --- notebooks/1-parameter-counts.ipynb
 
 
-def test_the_size_notebook_answers_with_computed_numbers(tmp_path):
+def test_the_size_notebook_answers_with_computed_numbers(execute, tmp_path):
     output = tmp_path / "executed.ipynb"
-    subprocess.run(
-        [sys.executable, "-m", "papermill", NOTEBOOK, output, "-p", "width", "16", "-p", "channels", "64"],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
+    execute(NOTEBOOK, output, cwd=ROOT, width=16, channels=64)
     outputs = [each for cell in json.loads(output.read_text())["cells"] for each in cell.get("outputs", [])]
     answer = "".join(outputs[0]["data"]["text/markdown"])
     weights = sum(rows * columns for rows, columns in pointwise_shapes(16))

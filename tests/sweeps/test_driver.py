@@ -2,16 +2,18 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from dataclasses import asdict
-from multiprocessing import get_context
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import pandas as pd
 import pytest
 
@@ -20,6 +22,7 @@ from lowrank.errors import InputError
 from lowrank.experiment import revision
 from lowrank.files import claim, named
 from lowrank.paths import ROOT
+from lowrank.progress import in_notebook
 from lowrank.records import FINAL, record, store
 from lowrank.sweeps import plan
 from lowrank.sweeps.cluster import check_scheduler
@@ -58,15 +61,6 @@ def quick(log=print, **parameters) -> dict:
         return record(config.folder, run)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster that others started; its one worker is a thread of this process."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        yield cluster
-
-
 def pixels(dataset: str, fingerprint: str = "pixels") -> SimpleNamespace:
     """Data of that fingerprint, without any image."""
     return SimpleNamespace(fingerprint=fingerprint, train_labels=range(1497))
@@ -87,7 +81,7 @@ def run_here(runs: Path, *seeds: int, **options) -> tuple[pd.DataFrame, list[str
     return table, lines
 
 
-def start_driver(runs: Path, seeds: range, stderr: int = subprocess.DEVNULL, **options) -> subprocess.Popen:
+def start_driver(runs: Path, seeds: range, **options) -> subprocess.Popen:
     """The same sweep in a process and session of its own."""
     program = f"""
         import signal, sys
@@ -100,7 +94,7 @@ def start_driver(runs: Path, seeds: range, stderr: int = subprocess.DEVNULL, **o
         """
     script = runs.parent / "driver.py"
     script.write_text(textwrap.dedent(program))
-    return subprocess.Popen([sys.executable, script], start_new_session=True, stderr=stderr)
+    return subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.PIPE)
 
 
 def processes_of(session: int) -> list[int]:
@@ -120,36 +114,38 @@ def trained(runs: Path) -> list[str]:
 
 
 def test_a_sweep_trains_every_run_once_and_a_second_one_nothing(tmp_path):
-    table, lines = run_here(tmp_path, *range(8), workers=2)
-    assert table["seed"].tolist() == list(range(8)) and set(table["status"]) == {"done"}
+    seeds = [5, 3, 7, 1, 0, 6, 2, 4]
+    table, lines = run_here(tmp_path, *seeds, workers=2)
+    assert table["seed"].tolist() == seeds and set(table["status"]) == {"done"}  # in the order of the study
     assert "8 runs, 0 done, 8 to train" in lines[0] and "http://127.0.0.1" in lines[2]
-    again, lines = run_here(tmp_path, *range(8))
+    again, lines = run_here(tmp_path, *seeds)
     assert lines == ["own grid: 8 runs, 8 done, 0 to train"]
     pd.testing.assert_frame_equal(table, again)
     assert len(trained(tmp_path)) == 8
 
 
-def test_runs_that_raise_diverge_or_kill_their_worker_are_recorded_and_stop_no_other(tmp_path):
-    table, _ = run_here(tmp_path, 0, 100, 101, 102, 1, 2)
+def test_runs_that_raise_diverge_or_kill_their_worker_are_recorded_and_stop_no_other(tmp_path, cluster):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):  # fewer workers to start
+        table, _ = run_here(tmp_path, 0, 100, 101, 102, 1, 2)
     rows = table.set_index("seed")
     assert rows["status"].to_dict() == {0: "done", 1: "done", 2: "done", 100: "failed", 101: "failed", 102: "diverged"}
     assert rows.loc[100, "reason"] == "ValueError: seed 100 raises"
     assert "worker died" in rows.loc[101, "reason"]
-    assert trained(tmp_path).count(rows.loc[101, "run"]) > 1  # tried again, a bounded number of times
+    assert trained(tmp_path).count(rows.loc[101, "run"]) == 2  # tried again, a bounded number of times
 
     states = status(runs_of(0, 100, 3), runs=str(tmp_path)).set_index("seed")
     assert states["status"].to_dict() == {0: "done", 100: "failed", 3: "remaining"}
     assert "ValueError" in Path(states.loc[100, "log"]).read_text()
 
     once = trained(tmp_path)
-    run_here(tmp_path, 0, 100, 102)
+    run_here(tmp_path, 0, 100, 102, scheduler=cluster)
     assert trained(tmp_path)[len(once) :] == [rows.loc[100, "run"]]  # what failed is tried again, the rest is final
 
 
 def test_a_trial_that_hangs_is_ended_as_failed(tmp_path):
-    table, _ = run_here(tmp_path, 104, 0, timeout=0.05)
+    table, _ = run_here(tmp_path, 104, 0, timeout=0.03)
     assert table["status"].tolist() == ["failed", "done"]
-    assert table["reason"][0] == "TimeoutError: still running after timeout=0.05 minutes; log.txt says where"
+    assert table["reason"][0] == "TimeoutError: still running after timeout=0.03 minutes; log.txt says where"
     assert "in quick" in (tmp_path / table["run"][0] / "log.txt").read_text()
 
 
@@ -159,27 +155,9 @@ def test_a_timeout_that_is_none_is_refused(tmp_path, timeout):
         run_here(tmp_path, 0, timeout=timeout)
 
 
-def test_the_rows_come_in_the_order_of_the_study(tmp_path):
-    seeds = [5, 3, 9, 1, 7]
-    table, _ = run_here(tmp_path, *seeds, workers=2)
-    assert table["seed"].tolist() == seeds
-
-
-def sweep_in_a_daemon(runs: Path) -> None:
-    plan.read_data = pixels
-    run_here(runs, 0, 1)
-
-
-def test_a_daemonic_process_may_sweep(tmp_path):
-    process = get_context("spawn").Process(target=sweep_in_a_daemon, args=[tmp_path], daemon=True)
-    process.start()
-    process.join(120)
-    assert process.exitcode == 0 and len(trained(tmp_path)) == 2
-
-
 def test_a_program_that_imports_ipykernel_is_no_notebook():
-    program = "import ipykernel; from lowrank.progress import in_notebook; assert not in_notebook()"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    import_module("ipykernel.kernelapp")
+    assert not in_notebook()
 
 
 def test_status_knows_what_another_process_is_training(tmp_path):
@@ -189,51 +167,77 @@ def test_status_knows_what_another_process_is_training(tmp_path):
     assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["remaining", "remaining"]
 
 
-def test_two_sweeps_at_once_share_the_work(tmp_path):
-    drivers = [start_driver(tmp_path / "runs", range(30), workers=1) for _ in range(2)]
-    assert [driver.wait(120) for driver in drivers] == [0, 0]
-    assert len(trained(tmp_path / "runs")) == 30 == len(pd.read_csv(tmp_path / "runs" / "results.csv"))
+def sweep_elsewhere(runs: Path) -> None:
+    plan.read_data = pixels
+    run_here(runs, *range(30))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_driver_leaves_no_process_and_loses_nothing(tmp_path, how):
+def test_two_sweeps_at_once_share_the_work_in_daemonic_processes_too(tmp_path, forks):
+    drivers = [forks.Process(target=sweep_elsewhere, args=[tmp_path], daemon=True) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(120)
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    assert len(trained(tmp_path)) == 30 == len(pd.read_csv(tmp_path / "results.csv"))
+
+
+def stop(driver: subprocess.Popen, how: int, runs: Path) -> tuple[list[str], str]:
+    """The runs that are kept once nothing of a driver is left, and what it has told."""
+    driver.send_signal(how)
+    _, told = driver.communicate(timeout=60)
+    wait_for(lambda: not processes_of(driver.pid))
+    return [path.parent.name for path in runs.glob("*/record.json")], told.decode()
+
+
+def line_of(kept: list[str], asked: int) -> str:
+    return f"stopped: {len(kept)} done, {asked - len(kept)} remain; the same command goes on\n"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_driver_leaves_no_process_and_loses_nothing(tmp_path, cluster, how):
     runs = tmp_path / "runs"
     driver = start_driver(runs, range(200, 400), workers=2)  # none of the seeds that fail
     wait_for(lambda: len(trained(runs)) > 10)
-    os.kill(driver.pid, how)
-    driver.wait(30)
-    wait_for(lambda: not processes_of(driver.pid))
-    kept = [path.parent.name for path in runs.glob("*/record.json")]
-    assert len(kept) >= 8
-    run_here(runs, *range(200, 212))
+    kept, told = stop(driver, how, runs)
+    assert len(kept) >= 8 and told == ("" if how == signal.SIGKILL else line_of(kept, 200))
+    run_here(runs, *range(200, 212), scheduler=cluster)
     names = trained(runs)
     assert all(names.count(run) == 1 for run in kept)
 
 
-@pytest.mark.parametrize("moment", ["starting", "training", "ending"])
+@pytest.mark.parametrize("moment", ["starting", "ending"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_one_line_at_any_moment(tmp_path, how, moment):
     """What is told beside it is what was told before."""
     runs = tmp_path / "runs"
-    driver = start_driver(runs, range(200, 206), workers=2, stderr=subprocess.PIPE)
+    driver = start_driver(runs, range(200, 206), workers=1)
     reached = {
         "starting": lambda: (runs / "results.csv").exists(),
-        "training": lambda: len(trained(runs)) > 1,
         "ending": lambda: len(list(runs.glob("*/record.json"))) == 6,
     }
     wait_for(reached[moment])
-    driver.send_signal(how)
-    _, told = driver.communicate(timeout=60)
-    wait_for(lambda: not processes_of(driver.pid))
-    done = len(list(runs.glob("*/record.json")))
-    line = f"stopped: {done} done, {6 - done} remain; the same command goes on\n"
-    assert told.decode() in ([line] if moment != "ending" else [line, ""])  # it may have ended before
+    kept, told = stop(driver, how, runs)
+    assert told == line_of(kept, 6) or (told == "" and moment == "ending")  # it may have ended before
 
 
 def test_a_cluster_that_others_started_is_used_and_left_running(tmp_path, cluster):
     for seed in (0, 1):
         table, _ = run_here(tmp_path, seed, scheduler=cluster)
         assert table["status"].tolist() == ["done"]
+
+
+def test_runs_wait_for_the_run_that_they_start_from_and_fail_with_it(tmp_path, cluster):
+    form = {"decomp": ["tt"], "dataset": ["digits"], "precision": ["float32"], "budget": [0.1, 0.2]}
+    starts = grid(**form, start=[{"decomp": "separable"}], seed=[0, 100, 102])
+    table = sweep(starts, runs=str(tmp_path), trial=quick, scheduler=cluster, log=lambda _: None)
+    rows = {key: part for key, part in table.groupby(["decomp", "seed"])}
+    assert set(rows["tt", 0].status) == set(rows["separable", 0].status) == {"done"}
+    begun = trained(tmp_path)
+    assert len(begun) == 5 and begun.index(rows["separable", 0].run.item()) < begun.index(rows["tt", 0].run.iloc[0])
+    for seed, ended in ((100, "failed"), (102, "diverged")):
+        parent = rows["separable", seed].run.item()
+        assert rows["tt", seed].reason.tolist() == 2 * [f"run {parent}, which it starts from, is {ended}"]
 
 
 def test_a_record_from_a_worker_with_other_data_is_refused(tmp_path, monkeypatch, cluster):
@@ -298,27 +302,30 @@ def test_a_scheduler_elsewhere_without_tls_is_refused(address, tmp_path):
         check_scheduler(address, insecure=True)
 
 
-def papermill(tmp_path, **parameters) -> tuple[int, str]:
-    given = [part for name, value in parameters.items() for part in ("-p", name, str(value))]
-    output = ["notebooks/sweep.ipynb", str(tmp_path / "sweep.ipynb"), "-p", "runs", str(tmp_path / "runs"), *given]
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *output]
+NOTEBOOK = ROOT / "notebooks" / "sweep.ipynb"
+
+
+def test_the_notebook_runs_a_study_and_a_second_time_nothing(execute, tmp_path):
+    runs, executed = tmp_path / "runs", tmp_path / "sweep.ipynb"
+    small = {"width": 4, "epochs": 1, "batch_size": 512}
+    asked = {"study": "cp", "seeds": 1, "workers": 1, "runs": str(runs)} | small
+    given = [part for name, value in asked.items() for part in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOK), str(executed), *given]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return done.returncode, done.stderr
-
-
-def test_the_notebook_runs_a_study_and_a_second_time_nothing(tmp_path):
-    asked = {"study": "cp", "seeds": 1, "workers": 1, "width": 4}
-    code, error = papermill(tmp_path, **asked)
-    assert code == 0, error
-    table = pd.read_csv(tmp_path / "runs" / "results.csv")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(runs / "results.csv")
     assert set(table["status"]) == {"done"} and set(table["decomp"]) == {"cp"} and set(table["width"]) == {4}
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/record.json")}
-    assert papermill(tmp_path, **asked)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/record.json")}
+    execute(NOTEBOOK, executed, cwd=ROOT, **asked)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert f"{len(table)} done, 0 to train" in (tmp_path / "sweep.ipynb").read_text()
+    assert f"{len(table)} done, 0 to train" in executed.read_text()
 
 
-def test_the_notebook_refuses_a_parameter_that_does_not_exist(tmp_path):
-    code, error = papermill(tmp_path, sheduler="tls://host:1")
-    assert code == 1 and "sheduler='tls://host:1': there is no such parameter; did you mean scheduler?" in error
+def test_the_notebook_refuses_a_parameter_that_does_not_exist(execute, tmp_path):
+    from papermill import PapermillExecutionError  # here: every worker of a sweep imports this file
+
+    line = "sheduler='tls://host:1': there is no such parameter; did you mean scheduler?"
+    asked = {"sheduler": "tls://host:1", "runs": str(tmp_path / "runs")}
+    with pytest.raises(PapermillExecutionError, match=re.escape(line)):
+        execute(NOTEBOOK, tmp_path / "sweep.ipynb", cwd=ROOT, **asked)
     assert not (tmp_path / "runs").exists()

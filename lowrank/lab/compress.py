@@ -1,0 +1,71 @@
+"""Is it better to train a decomposed network or to decompose a trained one?
+
+A network that was trained, decomposed and trained on has had as many epochs as two others that began at random: the
+same decomposition at the same budget, and a plain narrow network of the trained one's form and nearly the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from ..config import PLAIN
+from .inference import Groups, as_weights, averaged, combine, group_runs
+
+NETWORK = ["start_decomp", "decomp", "budget", "width", "epochs"]  # what tells the networks of the study apart
+OTHERS = ("from scratch", "narrow")
+
+
+def select_longest(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs that were trained on for longest, and those from scratch that had as many epochs altogether."""
+    started = table.start_decomp != ""
+    longest = table.groupby(started).epochs.transform("max")
+    return table[table.epochs == longest]
+
+
+def find_others(groups: Groups, parameters: pd.Series) -> Iterator[tuple[tuple, str, tuple]]:
+    """Each decomposed trained network, by its place in the groups, with what it is compared with and that one's."""
+    places = groups.rows.index
+    for key in places[places.get_level_values("start_decomp") != ""]:
+        form, decomp, budget, width, _ = key
+        alike = [other for other in places if other[:4] == ("", decomp, budget, width)]
+        if form == "separable":  # of a dense network the decomposed design is another
+            yield from ((key, "from scratch", other) for other in alike)
+        narrow = [other for other in places if other[:2] == ("", form)]
+        if narrow:
+            yield key, "narrow", min(narrow, key=lambda other: abs(np.log(parameters[other] / parameters[key])))
+
+
+def against_others(table: pd.DataFrame, looks: int = 1, over: str = "") -> pd.DataFrame:
+    """Decomposed after training, minus the others, a row each; with `over` the mean over that level.
+
+    `table` holds the runs of the study `compress`. The index has `start_decomp`, `decomp`, `budget` and `other`, one of
+    OTHERS; the columns are those of `inference.combine`, with intervals simultaneous over all rows, and `ratio`: the
+    parameters over those of the other.
+    """
+    runs = select_longest(table)
+    groups = group_runs(runs, NETWORK, check=["budget"], looks=looks)
+    parameters = runs.groupby(NETWORK).parameters.first()
+    weights, ratios = {}, {}
+    for key, name, other in find_others(groups, parameters):
+        row = (*key[:3], name)
+        weights[row], ratios[row] = {key: 1.0, other: -1.0}, parameters[key] / parameters[other]
+    matrix = as_weights(weights, [*NETWORK[:3], "other"], groups)
+    ratio = averaged(pd.DataFrame({"ratio": list(ratios.values())}, matrix.index, dtype=float), over)
+    return combine(groups, averaged(matrix, over)).assign(ratio=ratio["ratio"].to_numpy())
+
+
+def tabulate_epochs(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean test accuracy after each number of epochs of training on, a row a decomposed network; `start_error`."""
+    started = table[table.start_decomp != ""]
+    keys = NETWORK[:3]
+    means = started.pivot_table("test_accuracy", keys, "epochs")
+    return means.join(started.groupby(keys).start_error.mean())
+
+
+def average_parents(table: pd.DataFrame) -> pd.Series:
+    """The mean test accuracy of the trained networks that were decomposed, by their form."""
+    parents = table[table["run"].isin(table.start) & table.decomp.isin(PLAIN)]
+    return parents.groupby("decomp").test_accuracy.mean()
