@@ -31,6 +31,7 @@ INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe=
 ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0, "start": ""}
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
+MOST_WIDTH = 4096  # the separable network then has 3 billion weights
 
 
 def dataset_name(dataset: str) -> str:
@@ -87,7 +88,10 @@ class Config:
         lambda v: v == "" or bool(re.fullmatch("[0-9a-f]{12}", v)),
     )
     width: int = parameter(
-        64, "channels after the first convolution, then 2, 4 and 8 times as many", ">= 1", lambda v: v >= 1
+        64,
+        "channels after the first convolution, then 2, 4 and 8 times as many",
+        f"1 to {MOST_WIDTH}",
+        lambda v: 1 <= v <= MOST_WIDTH,
     )
     dataset: str = parameter(
         "cifar10",

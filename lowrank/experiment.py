@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import platform
 import subprocess
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from .config import Config, dataset_name
 from .data import Data
 from .data import load as load_data
 from .data.dataset import held_out
-from .errors import check_functions
+from .errors import InputError, check_functions
 from .files import claim
 from .fingerprint import code_fingerprint
 from .hardware import native
@@ -70,13 +70,28 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
         return record
     if config.start:
         check_start(config, data.fingerprint)
-    net = decompose_start(config) if config.start else build(config, len(data.classes))
-    with claim(config.folder / name, wait=False) as free:
-        if free:
+    with within_memory(config):
+        net = decompose_start(config) if config.start else build(config, len(data.classes))
+        with claim(config.folder / name, wait=False) as free:
+            if free:
+                return reuse_record(config, name, log) or trained(config, net, data, name, log, watch)
+        log(f"run {name} is being trained by another process: waiting for it")
+        with claim(config.folder / name):
             return reuse_record(config, name, log) or trained(config, net, data, name, log, watch)
-    log(f"run {name} is being trained by another process: waiting for it")
-    with claim(config.folder / name):
-        return reuse_record(config, name, log) or trained(config, net, data, name, log, watch)
+
+
+@contextmanager
+def within_memory(config: Config) -> Iterator[None]:
+    """Makes an InputError of what Python and torch raise if there is not enough memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise InputError(
+            f"width={config.width}, batch_size={config.batch_size}: there is not enough memory for such a network and "
+            "so many images a step"
+        ) from error
 
 
 def reuse_record(config: Config, name: str, log: Log) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ import csv
 import math
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from lowrank.config import DECOMPS
 from lowrank.data import load
 from lowrank.errors import InputError
 from lowrank.hardware.precision import resolved_precision
+from lowrank.paths import ROOT
 
 FASTEST = resolved_precision("auto", torch.device("cpu"))  # bfloat16 crawls where the processor does not know it
 
@@ -54,6 +57,24 @@ def test_refusals_leave_nothing_behind(tmp_path):
         with pytest.raises(InputError, match=line):
             run(tmp_path / "runs", **parameters)
     assert not (tmp_path / "runs").exists()
+
+
+WITHIN = """
+import resource, sys, lowrank
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
+try:
+    lowrank.run(dataset="digits", decomp="separable", width=3000, precision="float32", runs=sys.argv[1])
+except lowrank.InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory cannot be limited so")
+def test_too_little_memory_is_one_line(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOWRANK_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", WITHIN, str(tmp_path / "runs")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("width=3000, batch_size=64: there is not enough memory"), done.stderr
 
 
 def test_the_cost_is_told_before_and_every_epoch_after(tmp_path):

@@ -14,7 +14,7 @@ import pandas as pd
 from ..config import PLAIN
 from .inference import Groups, as_weights, averaged, combine, group_runs
 
-NETWORK = ["start_decomp", "decomp", "budget", "width", "epochs"]  # what tells the networks of the study apart
+TOLD_APART = ["start_decomp", "decomp", "budget", "width", "epochs"]  # what tells the networks of the study apart
 OTHERS = ("from scratch", "narrow")
 
 
@@ -46,13 +46,13 @@ def against_others(table: pd.DataFrame, looks: int = 1, over: str = "") -> pd.Da
     parameters over those of the other.
     """
     runs = select_longest(table)
-    groups = group_runs(runs, NETWORK, check=["budget"], looks=looks)
-    parameters = runs.groupby(NETWORK).parameters.first()
+    groups = group_runs(runs, TOLD_APART, check=["budget"], looks=looks)
+    parameters = runs.groupby(TOLD_APART).parameters.first()
     weights, ratios = {}, {}
     for key, name, other in find_others(groups, parameters):
         row = (*key[:3], name)
         weights[row], ratios[row] = {key: 1.0, other: -1.0}, parameters[key] / parameters[other]
-    matrix = as_weights(weights, [*NETWORK[:3], "other"], groups)
+    matrix = as_weights(weights, [*TOLD_APART[:3], "other"], groups)
     ratio = averaged(pd.DataFrame({"ratio": list(ratios.values())}, matrix.index, dtype=float), over)
     return combine(groups, averaged(matrix, over)).assign(ratio=ratio["ratio"].to_numpy())
 
@@ -60,7 +60,7 @@ def against_others(table: pd.DataFrame, looks: int = 1, over: str = "") -> pd.Da
 def tabulate_epochs(table: pd.DataFrame) -> pd.DataFrame:
     """The mean test accuracy after each number of epochs of training on, a row a decomposed network; `start_error`."""
     started = table[table.start_decomp != ""]
-    keys = NETWORK[:3]
+    keys = TOLD_APART[:3]
     means = started.pivot_table("test_accuracy", keys, "epochs")
     return means.join(started.groupby(keys).start_error.mean())
 

@@ -38,7 +38,7 @@ SPACE = 20_000  # bytes of disk that a record, its history and its log take
 REDRAW = 10  # seconds between two pictures of the state
 GLANCE = 0.1  # seconds between two looks for an interrupt
 ENDING = 1  # seconds that an interrupted sweep waits for Dask to end; its workers are killed before that
-LONGEST = 10**6  # minutes of a timeout
+MOST_MINUTES = 10**6  # minutes of a timeout
 
 
 def keep(config: Config, run: str, outcome: Outcome) -> str:
@@ -67,8 +67,8 @@ def check_space(folder: Path, runs: int) -> None:
 
 
 def checked_timeout(timeout: float) -> float:
-    if not isinstance(timeout, Real) or isinstance(timeout, bool) or not 0 <= timeout <= LONGEST:
-        raise InputError(f"timeout={timeout!r}; allowed: minutes, 0 (no limit) to {LONGEST}")
+    if not isinstance(timeout, Real) or isinstance(timeout, bool) or not 0 <= timeout <= MOST_MINUTES:
+        raise InputError(f"timeout={timeout!r}; allowed: minutes, 0 (no limit) to {MOST_MINUTES}")
     return float(timeout)
 
 
