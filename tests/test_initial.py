@@ -52,6 +52,17 @@ def test_weights_of_many_modes_spread_like_the_dense_layers(decomp, dims):
     assert layer.matrix().std().item() == pytest.approx(0.05, rel=0.02)
 
 
+@pytest.mark.timeout(120)
+@kinds
+@pytest.mark.parametrize("dims", [14, 20])
+def test_weights_of_many_modes_are_fitted(decomp, dims):
+    """The squares of a ring of so many cores are no numbers of float32: its fit did not end, or was off by 1e9."""
+    dense = nn.Linear(64, 64)
+    layer = decompose(dense, decomp=decomp, dims=dims, budget=0.9)
+    error = (layer.weight - dense.weight).norm() / dense.weight.norm()
+    assert error.item() == pytest.approx(layer.error, rel=0.01) and error < 0.8
+
+
 @kinds
 @pytest.mark.parametrize("dims", [2, 3, 4, 6])
 def test_drawn_weights_spread_like_the_dense_layers(decomp, dims):
