@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError
+from ..formats.fits import widen
 from ..layers import Decomposed, decomposed_type
 
 Selector = str | type | Callable[[str, nn.Module], bool]  # a shell pattern of names, a type of layer, a test of both
@@ -165,8 +166,8 @@ def refuse_unready(part: Part) -> None:
     name = part.name or type(part.module).__name__
     if part.reason == LAZY:
         raise InputError(f"{name} is lazy: let the network see an input first, or skip it")
-    if not part.reason and not part.weight.is_meta and not part.weight.isfinite().all():
-        raise InputError(f"{name}: its weight holds NaN or infinite numbers; mend it first, or skip it")
+    if not part.reason and not part.weight.is_meta and not widen(part.weight).norm().isfinite():
+        raise InputError(f"{name}: its weight holds NaN, infinite or far too large numbers; mend it first, or skip it")
 
 
 def list_selectors(selectors: Selectors | None) -> list[Selector]:

@@ -226,8 +226,9 @@ def test_a_weight_that_layers_use_in_different_ways_is_left():
     [
         (lambda: nn.LazyLinear(4), "lazy: let the network see an input first"),
         (lambda: nn.LazyConv2d(4, 3), "lazy: let the network see an input first"),
-        (lambda: filled(nn.Linear(6, 4), float("nan")), "its weight holds NaN or infinite numbers"),
-        (lambda: filled(nn.Conv2d(6, 4, 1), float("inf")), "its weight holds NaN or infinite numbers"),
+        (lambda: filled(nn.Linear(6, 4), float("nan")), "its weight holds NaN, infinite or far too large numbers"),
+        (lambda: filled(nn.Conv2d(6, 4, 1), float("inf")), "its weight holds NaN, infinite or far too large numbers"),
+        (lambda: filled(nn.Linear(6, 4), 1e25), "its weight holds NaN, infinite or far too large numbers"),
     ],
 )
 @pytest.mark.parametrize("init", ["weights", "random"])
