@@ -13,10 +13,11 @@ from torch import nn
 
 from .config import PLAIN, Config, InputError, dataset_name
 from .layers import Decomposed
-from .network import is_left
+from .network import is_left, select_decomposable
 from .records import WEIGHTS
 from .records import record as stored
 from .surgery import decompose
+from .surgery.inventory import summary
 from .weights import load
 
 
@@ -68,7 +69,8 @@ def describe_start(config: Config, net: nn.Module) -> dict[str, Any]:
         return {"start_decomp": ""}
     layers = {name: each for name, each in net.named_modules() if isinstance(each, Decomposed)}
     trained = load(config.start, config.runs)
-    energies = {name: trained.get_submodule(name).weight.square().sum().item() for name in layers}
+    names = select_decomposable(summary(trained)).index
+    energies = {name: trained.get_submodule(name).weight.square().sum().item() for name in names}
     lost = sum(layer.error**2 * energies[name] for name, layer in layers.items())
     found = stored(config.folder, config.start)
     return {"start_decomp": found["decomp"], "start_error": (lost / sum(energies.values())) ** 0.5}

@@ -12,6 +12,7 @@ from lowrank.config import Config
 from lowrank.data import load as load_data
 from lowrank.errors import InputError
 from lowrank.layers import Decomposed
+from lowrank.network import select_decomposable
 
 KEPT = {"epochs": 2, "batch_size": 64, "augment": False, "learning_rate": 0.2, "save_weights": True}
 CHILD = {"batch_size": 64, "augment": False, "learning_rate": 0.1, "budget": 0.6}
@@ -35,7 +36,7 @@ def test_the_trained_network_is_decomposed_measured_trained_on_and_loaded(runs, 
     net, data = lowrank.load(measured, runs=str(runs)), load_data("digits")
     whole = lowrank.load(parents[form], runs=str(runs))
     layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, Decomposed)}
-    weights = {name: whole.get_submodule(name).weight for name in layers}
+    weights = {name: whole.get_submodule(name).weight for name in select_decomposable(lowrank.summary(whole)).index}
     kept = {name: each for name, each in net.state_dict().items() if "core_" not in name}
     assert kept and all(torch.equal(each, whole.state_dict()[name]) for name, each in kept.items())
     lost = sum((layer.weight - weights[name]).square().sum() for name, layer in layers.items())

@@ -4,8 +4,9 @@ A rank bounds the rank of a matrix: the weight, unfolded along a cut through the
 matrix say which share of the weight's energy any rank keeps there. What is minimised is the sum of -log(kept) over all
 cuts of all layers: shares multiply, from cut to cut and from layer to layer, as signals do that pass through them.
 
-A layer walks down from its largest ranks, each time by the step that loses least for the parameters that it saves.
-The budget is then spent over the layers along the convex hulls of these walks, and what is left rank by rank.
+A layer walks down from its largest ranks, each time by the step that loses least for the parameters that it saves. No
+place on the way is larger than the weight, which loses nothing as it is: the last place is the layer left dense. The
+budget is then spent over the layers along the convex hulls of these walks, and what is left rank by rank.
 """
 
 from __future__ import annotations
@@ -51,12 +52,16 @@ def list_losses(energies: Tensor, most: int) -> list[float]:
 
 
 class Point(NamedTuple):
-    """One place on a walk."""
+    """One place on a walk; without an option the layer is left dense."""
 
     size: int
     loss: float
-    ranks: tuple[int, ...]
-    option: Option
+    ranks: tuple[int, ...] = ()
+    option: Option | None = None
+
+    @property
+    def layout(self) -> Layout | None:
+        return self.option and Layout(self.option.decomp, self.option.folding, self.ranks)
 
 
 class Option:
@@ -175,12 +180,24 @@ def list_walks(decomp: str, weights: Sequence[Tensor], foldings: Sequence[Sequen
 
 def spend_budget(
     decomp: str, weights: Sequence[Tensor], foldings: Sequence[Sequence[Folding]], budget: float
-) -> list[Layout]:
-    """The layout of every layer, all together within `budget` (a share of all weights), each in one of its foldings.
+) -> list[Layout | None]:
+    """The layout of every layer, each in one of its foldings; None for one that is best left dense, if others are not.
 
-    Raises ValueError if even ranks of one are over the budget; above all that is useful nothing more is spent.
+    All together stay within `budget`, a share of all weights. Raises ValueError if even ranks of one are over it; above
+    all that is useful nothing more is spent.
     """
-    hulls = [find_hull(points) for points in list_walks(decomp, weights, foldings)]
+    walks = list(list_walks(decomp, weights, foldings))
+    ends = [Point(weight.numel(), 0.0) for weight in weights]
+    longer = [keep_best([*walk, end]) for walk, end in zip(walks, ends, strict=True)]
+    layouts = spend(decomp, longer, weights, budget)
+    return layouts if any(layouts) else spend(decomp, walks, weights, budget)
+
+
+def spend(
+    decomp: str, walks: Sequence[Sequence[Point]], weights: Sequence[Tensor], budget: float
+) -> list[Layout | None]:
+    """What `spend_budget` gives, along these walks."""
+    hulls = [find_hull(points) for points in walks]
     size, least = sum(weight.numel() for weight in weights), sum(hull[0].size for hull in hulls)
     left = int(budget * size + 1e-6) - least
     if left < 0:
@@ -194,7 +211,7 @@ def spend_budget(
         taken = after.size - chosen[layer].size
         if taken <= left:  # also past a step that was too large: then by two at once
             chosen[layer], left = after, left - taken
-    return [Layout(decomp, point.option.folding, point.ranks) for point in fill_gap(chosen, left)]
+    return [point.layout for point in fill_gap(chosen, left)]
 
 
 def fill_gap(chosen: Sequence[Point], left: int) -> list[Point]:
@@ -202,7 +219,8 @@ def fill_gap(chosen: Sequence[Point], left: int) -> list[Point]:
     filled, heap = list(chosen), []
 
     def offer(layer: int) -> None:
-        fitting = [step for step in filled[layer].option.raises(filled[layer].ranks) if step[1] <= left]
+        here = filled[layer]
+        fitting = [step for step in here.option.raises(here.ranks) if step[1] <= left] if here.option else []
         if fitting:
             gain, size, ranks = max(fitting)
             heapq.heappush(heap, (-gain, layer, size, ranks))
@@ -228,8 +246,7 @@ def meet_error(
     than the weight. `measure` takes the number of the layer and a layout, and fits it.
     """
     for layer, points in enumerate(list_walks(decomp, weights, foldings)):
-        layouts = [Layout(decomp, point.option.folding, point.ranks) for point in points]
-        layouts = [layout for layout in layouts if layout.parameters < layout.size]
+        layouts = [point.layout for point in points if point.size < weights[layer].numel()]
         place = bisect_left(layouts, True, key=lambda layout: measure(layer, layout) <= error)  # noqa: B023
         yield layouts[place] if place < len(layouts) else None
 

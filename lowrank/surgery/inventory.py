@@ -60,7 +60,7 @@ def row_of(part: Part, counts: dict[int, tuple[int, int]] | None) -> dict[str, A
         size = sum(weight.numel() for weight in part.weights)
     taken, given = (1, 1) if counts is None else counts.get(id(module), (0, 0))
     row = {"decomp": "dense", "shape": shape_of(part), "weights": size, "parameters": size, "share": 1.0}
-    row |= {"multiply_adds": 0, "left": part.reason}
+    row |= {"multiply_adds": 0, "left": part.reason or vars(module).get("left_dense", "")}
     if isinstance(module, LAYERS) or decomposed_type(module):
         row["multiply_adds"] = size * (taken if getattr(module, "transposed", False) else given)
     if getattr(module, "groups", 1) > 1:

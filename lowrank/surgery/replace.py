@@ -107,6 +107,9 @@ def decompose(
         for group, layout in zip(groups, layouts, strict=True):
             if layout:
                 hold_tied(group, layout, init, contraction)
+            else:
+                for part in group:
+                    part.module.left_dense = sizes.left
     if example is not None:
         refuse_unfollowed(module, net, tree_map_only(Tensor, torch.clone, example))
     return net

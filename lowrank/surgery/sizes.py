@@ -34,6 +34,13 @@ class Sizes:
     budgets: Mapping[str, float]
     ranks: Mapping[str, int | Sequence[int]]
 
+    @property
+    def left(self) -> str:
+        """Why a layer that could be decomposed is left dense."""
+        if self.error:
+            return f"nothing smaller comes within error={self.error:g}"
+        return "dense it is worth its parameters" if self.budget or self.budgets else "no pattern names it"
+
     def check(self) -> None:
         sizes = {name: getattr(self, name) for name in ("budget", "rank_scale", "error")}
         said = {name: value for name, value in sizes.items() if not (is_share(value) and value == 0)}

@@ -216,7 +216,7 @@ def test_the_trained_network_comes_back(tmp_path):
 def test_a_run_that_is_nowhere_has_no_weights(tmp_path):
     with pytest.raises(InputError, match="^run='none': no weights"):
         lowrank.load("none", runs=tmp_path)
-    with pytest.raises(InputError, match="run='None': no weights"):
+    with pytest.raises(InputError, match="run=None; allowed: the id of a run, or its record"):
         lowrank.load({"decomp": "tt"}, runs=tmp_path)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lowrank import decompose
+from lowrank import decompose, summary
 from lowrank.formats import FORMATS, Folding, Layout, fold, solve
 from lowrank.layers import Decomposed
 from lowrank.surgery.allocation import Option, list_foldings, spend_budget
@@ -60,8 +60,9 @@ def test_a_budget_is_never_exceeded(decomp, shapes, dims, budget, zero):
         least = sum(min(smallest(decomp, folding) for folding in choices) for choices in foldings)
         assert least > budget * size and "allowed is" in str(error)
         return
-    assert sum(layout.parameters for layout in found) <= budget * size + 1e-6
-    for layout, choices in zip(found, foldings, strict=True):
+    taken = sum(layout.parameters if layout else weight.numel() for layout, weight in zip(found, weights, strict=True))
+    assert taken <= budget * size + 1e-6 and any(found)
+    for layout, choices in [pair for pair in zip(found, foldings, strict=True) if pair[0]]:
         assert layout.folding in choices and min(layout.ranks) >= 1
         largest = FORMATS[decomp].largest(layout.folding)
         assert all(rank <= most for rank, most in zip(layout.ranks, largest, strict=True))
@@ -80,6 +81,21 @@ def test_it_loses_less_than_the_even_path(decomp, budget):
 
 
 @cuts
+def test_a_layer_that_needs_all_its_weights_is_left_dense_and_said_so(decomp):
+    """Small ones of full rank beside large ones that need little."""
+    net = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 256), nn.Linear(256, 256))
+    net[0].weight.data = torch.nn.init.orthogonal_(torch.empty(16, 16))
+    for layer in (net[1], net[2]):
+        layer.weight.data = fall(*layer.weight.shape, 0.05)
+    small = decompose(net, decomp=decomp, budget=0.3)
+    table = summary(small)
+    assert type(small[0]) is nn.Linear and table.left["0"] == "dense it is worth its parameters"
+    assert (table.parameters <= table.weights).all() and table.parameters.sum() <= 0.3 * table.weights.sum()
+    again = decompose(small, decomp=decomp, budget=0.5)
+    assert isinstance(again[0], Decomposed) and summary(again).left["0"] == ""
+
+
+@cuts
 def test_no_rank_is_above_what_a_weight_needs(decomp):
     for rank in (1, 2, 5):
         weight = torch.randn(40, rank) @ torch.randn(rank, 36)
@@ -92,9 +108,10 @@ def test_a_larger_budget_loses_no_more(decomp):
     weights, foldings = [fall(48, 40), fall(20, 30)], [[fold(48, 40, 3)], [fold(20, 30, 3)]]
     options = [Option(decomp, choices[0], weight) for weight, choices in zip(weights, foldings, strict=True)]
     losses = []
-    for budget in (0.2, 0.3, 0.4, 0.6, 0.8, 1.0):
+    for budget in (0.2, 0.3, 0.4, 0.6, 0.8):
         found = spend_budget(decomp, weights, foldings, budget)
-        losses.append(sum(option.loss(layout.ranks) for option, layout in zip(options, found, strict=True)))
+        pairs = zip(options, found, strict=True)
+        losses.append(sum(option.loss(layout.ranks) if layout else 0.0 for option, layout in pairs))
     assert all(after <= before * 1.02 + 1e-6 for before, after in zip(losses, losses[1:], strict=False))
 
 

@@ -149,9 +149,9 @@ def test_skip_leaves_layers_by_pattern_and_counts_no_budget_for_them():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # grouped ones that are skipped need no warning
         net = decompose(plain, decomp="tt", budget=0.3, skip=["first", "*depthwise", "head"])
-    assert set(decomposed(net)) == {name for name, _ in plain.named_modules() if name.endswith("pointwise")}
-    layouts = [layer.layout for layer in decomposed(net).values()]
-    assert sum(layout.parameters for layout in layouts) <= 0.3 * sum(layout.size for layout in layouts)
+    pointwise = summary(net)[lambda table: table.index.str.endswith("pointwise")]
+    assert set(decomposed(net)) == set(pointwise.index[pointwise.decomp == "tt"])
+    assert pointwise.parameters.sum() <= 0.3 * pointwise.weights.sum()
 
 
 def test_what_is_decomposed_already_is_left():
