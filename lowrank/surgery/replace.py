@@ -89,30 +89,40 @@ def decompose(
     [(1, 64, 7), (7, 8, 8), (8, 8, 1)]
     """
     check(module, decomp, dims, rank_rule, init, allocation, contraction)
-    if not allocation:
-        fitted = init == "weights" and rank_rule == "auto" and not any(each.is_meta for each in module.parameters())
-        allocation = "error" if fitted and not (is_share(rank_scale) and rank_scale) else "even"
+    allocation = allocation or choose_allocation(module, init, rank_rule, rank_scale)
     by_hand = ranks if isinstance(ranks, Mapping) else {} if ranks is None else {"*": ranks}
     by_name = {} if budgets is None else budgets
     sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, by_name, by_hand)
     sizes.check()
     net = copy_module(module)
-    groups = group_tied(choose(net, only, skip))
-    if (error or allocation == "error") and any(group[0].module.weight.is_meta for group in groups):
-        raise InputError("module: its weights are on the meta device; allowed there: allocation='even', and no error")
     with one_line():
-        weights = [weight_matrix(group) for group in groups]
-        foldings = [foldings_of(group, decomp, int(dims), rank_rule, allocation) for group in groups]
-        layouts = sizes.layouts([all_names(group) for group in groups], weights, foldings)
-        for group, layout in zip(groups, layouts, strict=True):
-            if layout:
-                hold_tied(group, layout, init, contraction)
-            else:
-                for part in group:
-                    part.module.left_dense = sizes.left
+        hold_groups(group_tied(choose(net, only, skip)), sizes, int(dims), init, contraction)
     if example is not None:
         refuse_unfollowed(module, net, tree_map_only(Tensor, torch.clone, example))
     return net
+
+
+def choose_allocation(module: nn.Module, init: str, rank_rule: str, rank_scale: float) -> str:
+    """By the error if the cores start at weights and nothing is asked for that only the even path has."""
+    fitted = init == "weights" and rank_rule == "auto" and not any(each.is_meta for each in module.parameters())
+    return "error" if fitted and not (is_share(rank_scale) and rank_scale) else "even"
+
+
+def hold_groups(groups: Sequence[Sequence[Part]], sizes: Sizes, dims: int, init: str, contraction: str) -> None:
+    """Hold every group of layers, which share a weight, in the layout that `sizes` gives it, or note why not."""
+    if sizes.needs_weights and any(group[0].module.weight.is_meta for group in groups):
+        raise InputError("module: its weights are on the meta device; allowed there: allocation='even', and no error")
+    weights = [weight_matrix(group) for group in groups]
+    foldings = [foldings_of(group, sizes, dims) for group in groups]
+    layouts = sizes.layouts([all_names(group) for group in groups], weights, foldings)
+    for group, layout in zip(groups, layouts, strict=True):
+        for part in group:
+            vars(part.module).pop("left_dense", None)  # of an earlier time
+        if isinstance(layout, Layout):
+            hold_tied(group, layout, init, contraction)
+        else:
+            for part in group:
+                part.module.left_dense = layout  # which `lowrank.summary` shows
 
 
 @contextmanager
@@ -147,12 +157,12 @@ def weight_matrix(group: Sequence[Part]) -> Tensor:
     return decomposed_type(layer).to_matrix(layer, layer.weight.detach())
 
 
-def foldings_of(group: Sequence[Part], decomp: str, dims: int, rank_rule: str, allocation: str) -> list[Folding]:
+def foldings_of(group: Sequence[Part], sizes: Sizes, dims: int) -> list[Folding]:
     """How the weight of these layers may be folded."""
     kernel, (outputs, inputs) = kernel_size(group[0].module), weight_matrix(group).shape
-    if allocation == "error":
-        return list_foldings(decomp, outputs, inputs // kernel, dims, kernel)
-    return [fold(outputs, inputs // kernel, dims, kernel, rank_rule)]
+    if sizes.allocation == "error":
+        return list_foldings(sizes.decomp, outputs, inputs // kernel, dims, kernel)
+    return [fold(outputs, inputs // kernel, dims, kernel, sizes.rank_rule)]
 
 
 @torch.no_grad()

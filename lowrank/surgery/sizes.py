@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral, Real
@@ -35,11 +35,9 @@ class Sizes:
     ranks: Mapping[str, int | Sequence[int]]
 
     @property
-    def left(self) -> str:
-        """Why a layer that could be decomposed is left dense."""
-        if self.error:
-            return f"nothing smaller comes within error={self.error:g}"
-        return "dense it is worth its parameters" if self.budget or self.budgets else "no pattern names it"
+    def needs_weights(self) -> bool:
+        """Whether the numbers in the weights decide."""
+        return bool(self.error) or self.allocation == "error"
 
     def check(self) -> None:
         sizes = {name: getattr(self, name) for name in ("budget", "rank_scale", "error")}
@@ -59,12 +57,12 @@ class Sizes:
 
     def layouts(
         self, names: Sequence[list[str]], weights: Sequence[Tensor], foldings: Sequence[Sequence[Folding]]
-    ) -> list[Layout | None]:
-        """The layout of each weight [O, I], given the names of its layers and its foldings; None if it is left.
+    ) -> list[Layout | str]:
+        """The layout of each weight [O, I], given the names of its layers and its foldings; or why it is left dense.
 
         Of several foldings the first is the usual one; allocation by the error may take another.
         """
-        found: dict[int, Layout] = {}
+        found: dict[int, Layout | str] = {}
         for pattern, ranks in self.ranks.items():
             for k in self.open(names, found, "ranks", pattern):
                 found[k] = Layout(self.decomp, foldings[k][0], self.checked_ranks(foldings[k][0], ranks))
@@ -76,9 +74,9 @@ class Sizes:
         if rest and (self.budget or self.rank_scale or self.error):
             chosen = self.within([weights[k] for k in rest], [foldings[k] for k in rest], self.budget)
             found |= zip(rest, chosen, strict=True)
-        return [found.get(k) for k in range(len(names))]
+        return [found.get(k, "no pattern names it") for k in range(len(names))]
 
-    def open(self, names: Sequence[list[str]], found: Mapping[int, Layout], argument: str, pattern: str) -> list[int]:
+    def open(self, names: Sequence[list[str]], found: Collection[int], argument: str, pattern: str) -> list[int]:
         """The weights that a pattern names and that have no layout yet."""
         matched = [k for k, each in enumerate(names) if isinstance(pattern, str) and is_named(each, pattern)]
         if not matched:
@@ -97,23 +95,24 @@ class Sizes:
             raise InputError(f"ranks={ranks!r}; {self.decomp} takes 1 to {largest} for modes {folding.modes}")
         return tuple(map(int, wanted))
 
-    def within(self, weights: list[Tensor], foldings: list[Sequence[Folding]], share: float) -> Sequence[Layout | None]:
+    def within(self, weights: list[Tensor], foldings: list[Sequence[Folding]], share: float) -> Sequence[Layout | str]:
         """As large as the share allows, or as the format is of use: never larger. Else by rank scale or error."""
         if share and self.allocation == "error":
-            return spend_budget(self.decomp, weights, foldings, share) if weights else []
+            found = spend_budget(self.decomp, weights, foldings, share) if weights else []
+            return [layout or "dense it is worth its parameters" for layout in found]
         if not share and self.error:
             return self.as_near(weights, foldings)
         return self.even([choices[0] for choices in foldings], share)
 
-    def as_near(self, weights: list[Tensor], foldings: list[Sequence[Folding]]) -> list[Layout | None]:
-        """The smallest within the error; None for a weight that nothing smaller comes so near to."""
+    def as_near(self, weights: list[Tensor], foldings: list[Sequence[Folding]]) -> list[Layout | str]:
+        """The smallest within the error, or that there is none smaller than the weight."""
         found = meet_error(
             self.decomp, weights, foldings, self.error, lambda k, layout: measure_fit(weights[k], layout)
         )
         layouts = list(tqdm(found, "fitting", len(weights), leave=False, delay=3, unit="layer"))
         if not any(layouts):
             raise InputError(f"error={self.error}: no {self.decomp} smaller than its weight comes so near to it")
-        return layouts
+        return [layout or f"nothing smaller comes within error={self.error:g}" for layout in layouts]
 
     def even(self, foldings: list[Folding], share: float) -> list[Layout]:
         if not share:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lowrank import decompose, summary
+from lowrank import decompose, densify, summary
 from lowrank.formats import FORMATS, Folding, Layout, fold, solve
 from lowrank.layers import Decomposed
 from lowrank.surgery.allocation import Option, list_foldings, spend_budget
@@ -93,6 +93,17 @@ def test_a_layer_that_needs_all_its_weights_is_left_dense_and_said_so(decomp):
     assert (table.parameters <= table.weights).all() and table.parameters.sum() <= 0.3 * table.weights.sum()
     again = decompose(small, decomp=decomp, budget=0.5)
     assert isinstance(again[0], Decomposed) and summary(again).left["0"] == ""
+
+
+def test_each_dense_layer_has_its_own_reason_and_loses_it_once_it_is_decomposed():
+    net = nn.Sequential(nn.Linear(48, 64), nn.Linear(64, 64))
+    named = decompose(net, budgets={"0": 0.3})
+    assert summary(named).left.tolist() == ["", "no pattern names it"]
+    net[0].weight.data = torch.randn(1, 64).T @ torch.randn(1, 48)
+    near = decompose(net, error=0.1)
+    assert summary(near).left.tolist() == ["", "nothing smaller comes within error=0.1"]
+    again = densify(decompose(near, budget=0.5, only="1"))
+    assert summary(again).left.tolist() == ["", ""]
 
 
 @cuts
