@@ -18,8 +18,7 @@ from torch import nn
 
 from .checkpoints import resume, save_checkpoint
 from .config import Config, dataset_name
-from .data import Data
-from .data import load as load_data
+from .data import Data, load_data
 from .data.dataset import held_out
 from .errors import InputError, check_functions
 from .files import claim

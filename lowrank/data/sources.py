@@ -31,7 +31,7 @@ STORED = ("train_images", "train_labels", "test_images", "test_labels", "classes
 DECODING = 2  # counts up when the same files give other pixels: the cache of an older one is not used any more
 
 
-def load(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data:
+def load_data(dataset: str | os.PathLike, device: str | torch.device = "cpu") -> Data:
     """The dataset of that name or path, on the device.
 
     `digits` is scikit-learn's, `cifar10` and `cifar100` are torchvision's, downloaded once. Anything else is a folder
@@ -191,7 +191,7 @@ def append_rest(url: str, file: BinaryIO) -> None:
 def decoded(path: Path) -> Data:
     """The images of a folder or an archive in the order of their names, whatever the order in the archive.
 
-    Raises InputError if the archive is damaged, a file is no image, or the layout is not that of `load`.
+    Raises InputError if the archive is damaged, a file is no image, or the layout is not that of `load_data`.
     """
     try:
         splits = read_splits(path)
