@@ -25,6 +25,7 @@ import pandas as pd
 
 from ..config import Config, InputError
 from ..errors import Stopped, check_functions, show_stopped_as_a_line
+from ..experiment import name_paths
 from ..files import claim
 from ..paths import relative
 from ..progress import SweepProgress, in_notebook
@@ -43,8 +44,6 @@ MOST_MINUTES = 10**6  # minutes of a timeout
 
 def keep(config: Config, run: str, outcome: Outcome) -> str:
     """Sees to it that the record is on this disk, whole, and returns its status: what was done is never replaced."""
-    from ..experiment import name_paths
-
     content, history = outcome
     if content["status"] in FINAL and content["run"] != run:
         content, history = failed(f"the worker's data or code gave run {content['run']}, not {run}")
@@ -54,6 +53,12 @@ def keep(config: Config, run: str, outcome: Outcome) -> str:
         if mine and not final_record(config, run):
             store(config.folder, name_paths(config) | {"run": run} | content, history)
     return content["status"]
+
+
+def connection(scheduler: Any, insecure: bool, slots_per_gpu: int, workers: int) -> Callable[[], Any]:
+    """What an Engine connects by; raises InputError if there can be no such scheduler or workers."""
+    check_scheduler(scheduler, insecure)
+    return partial(connected, scheduler, [] if scheduler else slots(slots_per_gpu, workers))
 
 
 def check_space(folder: Path, runs: int) -> None:
@@ -202,19 +207,16 @@ def sweep(
     with interrupts.noted():
         try:
             check_functions(log=log, trial=trial, show=print if show is None else show)
-            timeout = checked_timeout(timeout)
-            check_scheduler(scheduler, insecure)
-            places = [] if scheduler else slots(slots_per_gpu, workers)
-            configs = identified(planned(study, scale, seeds, runs=runs, **overrides))
-            missing = missing_of(configs)
+            minutes, connect = checked_timeout(timeout), connection(scheduler, insecure, slots_per_gpu, workers)
+            configs |= identified(planned(study, scale, seeds, runs=runs, **overrides))
+            missing, folder = missing_of(configs), Config(runs=runs).folder
             work = work_of(missing)
             interrupts.raising = False
-            folder = Config(runs=runs).folder
             check_space(folder, len(missing))
             log(announce(study, scale, configs, missing))
             if missing:
                 log(f"records: {relative(folder)}")
-                engine = Engine(partial(connected, scheduler, places), trial, missing, timeout)
+                engine = Engine(connect, trial, missing, minutes)
                 run_missing(engine, interrupts, work, log, lambda: show and show(rows_of(configs, folder)))
             return rows_of(configs, folder)
         except KeyboardInterrupt:

@@ -13,8 +13,13 @@ import pandas as pd
 import torch
 
 from ..config import Config, InputError
+from ..data import Data, load_data
 from ..errors import refuse_unknown, whole_number
+from ..experiment import count_network, revision
 from ..files import claim
+from ..hardware.precision import resolved_precision
+from ..hardware.process import best_device
+from ..network import build
 from ..records import FINAL, WEIGHTS, record, results
 from ..signatures import show_parameters
 from ..start import check_parent, check_start
@@ -88,17 +93,12 @@ def configure(parameters: Mapping[str, Any], identify: Callable[[Config], str]) 
 
 def settle_precision() -> str:
     """What precision="auto" is in a sweep, decided once: its workers may differ."""
-    from ..hardware.precision import resolved_precision
-    from ..hardware.process import best_device
-
     return resolved_precision("auto", best_device())
 
 
-def read_data(dataset: str) -> Any:
+def read_data(dataset: str) -> Data:
     """What decides the ids of runs on a dataset: its fingerprint and its size."""
-    from ..data import load
-
-    return load(dataset)
+    return load_data(dataset)
 
 
 def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
@@ -157,8 +157,6 @@ def multiply_adds(config: Config) -> int:
 
 @cache
 def count_multiply_adds(**form: Any) -> int:
-    from ..experiment import build, count_network
-
     config = Config.of(form)
     with torch.device("meta"):
         return count_network(config, build(config, classes=10))["multiply_adds"]
@@ -166,8 +164,6 @@ def count_multiply_adds(**form: Any) -> int:
 
 def announce(study: Study, scale: str, configs: dict[str, Config], missing: dict[str, Config]) -> str:
     """How many runs there are, how many are done, and whether those come from other revisions of the code."""
-    from ..experiment import revision
-
     done = [record(config.folder, run) for run, config in configs.items() if run not in missing]
     here = revision() if done else ""
     other = sum(found.get("revision") != here for found in done)
