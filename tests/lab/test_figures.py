@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
+import IPython.display
 import matplotlib.pyplot
 import nbformat
 import numpy as np
@@ -18,6 +19,7 @@ import lowrank
 from lowrank.config import Config
 from lowrank.files import write
 from lowrank.lab import analysis, figures
+from lowrank.lab.settings import SETTING
 from lowrank.paths import ROOT
 from lowrank.records import collect
 from lowrank.sweeps.plan import configure, planned
@@ -147,17 +149,38 @@ def test_every_bold_answer_carries_its_scale_and_its_seeds(notebook, shared):
     assert notebook.stem == "6-cost" or re.search(r"width \d+.* \d+ epochs, n = \d", answer)
 
 
-@pytest.mark.parametrize("notebook", RUNS, ids=lambda notebook: notebook.stem)
-def test_a_notebook_without_runs_says_so_and_fails_nowhere(notebook, tmp_path):
+def execute_cells(notebook: Path, folder: Path) -> dict:
+    """The variables of a notebook after all its cells, over the runs in a folder."""
+    namespace = {}
     with matplotlib.rc_context({"backend": "agg"}):
-        namespace = {}
         for cell in nbformat.read(notebook, as_version=4).cells:
             if cell.cell_type == "code":
                 exec(cell.source, namespace)
                 if "parameters" in cell.metadata.get("tags", []):
-                    namespace["runs"] = str(tmp_path)
+                    namespace["runs"] = str(folder)
         matplotlib.pyplot.close("all")
-    study = namespace["study"]
+    return namespace
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("notebook", RUNS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_with_some_of_its_settings_fails_nowhere_and_says_no_nan(
+    notebook, share, runs, tmp_path, monkeypatch
+):
+    """As records come, a study has first one setting, then some: never two that belong together at once."""
+    said, table = [], lowrank.results(runs)
+    monkeypatch.setattr(IPython.display, "Markdown", said.append)
+    for _, setting in table.groupby([name for name in SETTING if name != "seed"], dropna=False):
+        if np.random.default_rng(int(setting.run.min(), 16)).random() < share:
+            for run in setting.run:
+                (tmp_path / run).symlink_to(runs / run)
+    execute_cells(notebook, tmp_path)
+    assert said and not [words for words in said if re.search(r"\bnan\b", words)]
+
+
+@pytest.mark.parametrize("notebook", RUNS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_without_runs_says_so_and_fails_nowhere(notebook, tmp_path):
+    study = execute_cells(notebook, tmp_path)["study"]
     assert not study and f"Not answered yet: 0 of {study.asked} runs of the study `{study.study}`" in study.gap
 
 
