@@ -112,6 +112,8 @@ def read_state(path: Path, run: str, config: Config, network: nn.Module, device:
     if (found := content.pop("run")) != run:
         raise Damaged(f"it is of run {found}")
     state = State(**content)
+    if not isinstance(state.tensors, dict) or not isinstance(state.history, list) or len(state.history) != state.epochs:
+        raise Damaged("it holds something else than a network and a row for each of its epochs")
     check_fit(state.tensors.get("network"), network)
     try:  # the code may have changed since then
         make_optimiser(network, config).load_state_dict(state.tensors["optimiser"])

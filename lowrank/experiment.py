@@ -29,7 +29,7 @@ from .hardware.process import best_device
 from .network import IMAGE, build, pointwise_shapes, select_decomposable
 from .paths import CHECKOUT, ROOT
 from .progress import RunProgress
-from .records import FINAL, WEIGHTS, Record, store
+from .records import FINAL, WEIGHTS, Record, check_places, store
 from .records import record as stored
 from .signatures import show_parameters
 from .start import check_start, decompose_start, describe_start
@@ -110,6 +110,7 @@ def trained(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     if (stored(config.folder, name) or {}).get("status") in FINAL:
         log(f"run {name} is done, but its weights were not saved: it is trained anew and its record replaced")
+    check_places(config.folder / name)
     checkpoint = config.folder / name / "checkpoint.pt"
     state = resume(checkpoint, name, config, net, data.train_images.device, log)
     size = count_network(config, net) | describe_start(config, net)

@@ -204,6 +204,13 @@ def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> 
         warnings.warn(f"{error}; the run is stored, only this table of all runs is not up to date", stacklevel=2)
 
 
+def check_places(folder: Path) -> None:
+    """Raises InputError if a folder stands where a run is to write one of its files."""
+    for path in (folder / name for name in ("record.json", "history.csv", WEIGHTS)):
+        if path.is_dir():
+            raise InputError(f"{path}: it is a folder where the run writes a file; move it away")
+
+
 def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.DataFrame:
     """One row an epoch of a stored run, named by its id or its record; a relative path starts at the repository.
 

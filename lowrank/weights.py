@@ -110,8 +110,9 @@ def predict(run: Run | nn.Module, images: Tensor | np.ndarray, runs: str | Path 
         images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"images of type {type(images).__name__}; allowed: uint8 [B, 3, 32, 32]") from None
-    if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32):
-        given = f"{images.dtype} {list(images.shape)}".removeprefix("torch.")
+    plain = images.layout == torch.strided and not images.is_meta
+    if not plain or images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32):
+        given = f"{images.dtype} {list(images.shape)}".removeprefix("torch.") + ("" if plain else ", sparse or meta")
         raise InputError(f"images={given}; allowed: uint8 [B, 3, 32, 32]")
     net = run if isinstance(run, nn.Module) else load(run, runs, best_device())
     reading = getattr(net, "reading", {})

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,23 @@ def replaced_by_another_networks(path: Path) -> None:
     save_checkpoint(path, path.parent.name, State(1, [], {"network": other.state_dict()}))
 
 
+def state_of(path: Path) -> State:
+    return State(**{name: value for name, value in read_tensors(path, "cpu").items() if name != "run"})
+
+
 def replaced_by_another_codes(path: Path) -> None:
     """Whose optimiser had other groups."""
-    content = read_tensors(path, "cpu")
-    run = content.pop("run")
-    content["tensors"]["optimiser"]["param_groups"].append({"params": [0]})
-    save_checkpoint(path, run, State(**content))
+    state = state_of(path)
+    state.tensors["optimiser"]["param_groups"].append({"params": [0]})
+    save_checkpoint(path, path.parent.name, state)
+
+
+def without_its_history(path: Path) -> None:
+    save_checkpoint(path, path.parent.name, replace(state_of(path), history=[]))
+
+
+def with_other_fields(path: Path) -> None:
+    save_checkpoint(path, path.parent.name, replace(state_of(path), history=3, tensors=[]))
 
 
 def replaced_by_a_circle(path: Path) -> None:
@@ -90,7 +102,12 @@ DAMAGE = {
     "another run's": replaced_by_another_runs,
     "another network's": replaced_by_another_networks,
     "another code's": replaced_by_another_codes,
+    "without its history": without_its_history,
+    "with other fields": with_other_fields,
 }
+OF_CHECKPOINTS = {
+    "cut off", "without a checksum", "another run's", "another code's", "without its history", "with other fields",
+}  # fmt: skip
 
 
 @pytest.mark.timeout(60)
@@ -147,9 +164,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    "damage", sorted(DAMAGE.keys() - {"cut off", "without a checksum", "another run's", "another code's"})
-)
+@pytest.mark.parametrize("damage", sorted(DAMAGE.keys() - OF_CHECKPOINTS))
 def test_weights_that_are_none_are_one_line(trained, tmp_path, damage):
     shutil.copytree(trained, tmp_path / "runs")
     [path] = (tmp_path / "runs").glob("*/weights.pt")

@@ -4,9 +4,11 @@ import base64
 import csv
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,16 @@ except lowrank.InputError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory cannot be limited so")
+@pytest.mark.parametrize("name", ["record.json", "history.csv", "weights.pt"])
+def test_a_folder_in_place_of_a_file_is_named_before_anything_is_trained(tmp_path, name):
+    folder = tmp_path / run(tmp_path, save_weights=True)["run"]
+    shutil.rmtree(folder)
+    (folder / name).mkdir(parents=True)
+    with warnings.catch_warnings(action="ignore"), pytest.raises(InputError) as refusal:
+        run(tmp_path, save_weights=True, watch=pytest.fail)
+    assert str(refusal.value) == f"{folder / name}: it is a folder where the run writes a file; move it away"
+
+
 def test_too_little_memory_is_one_line(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOWRANK_CACHE": str(tmp_path)}
     command = [sys.executable, "-c", WITHIN, str(tmp_path / "runs")]

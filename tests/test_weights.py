@@ -34,7 +34,8 @@ def test_weights_that_do_not_say_how_to_normalise_and_what_is_no_image_are_refus
     record = lowrank.run(log=lambda line: None, runs=str(tmp_path), precision="float32", **SMALL)
     net = lowrank.load(record, runs=str(tmp_path))
     path, images = tmp_path / record["run"] / "weights.pt", torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    for wrong in (images.float(), images[0], np.zeros((2, 32, 32, 3), np.uint8)):
+    unlike = images.float(), images[0], np.zeros((2, 32, 32, 3), np.uint8), images.to_sparse(), images.to("meta")
+    for wrong in unlike:
         with pytest.raises(lowrank.InputError, match=r"^images=.*; allowed: uint8 \[B, 3, 32, 32\]$"):
             lowrank.predict(net, wrong)
     torch.save({"classes": 10, "network": net.state_dict()}, path)  # as they were kept before

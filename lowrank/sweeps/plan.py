@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -41,7 +41,7 @@ def list_runs(study: Study, scale: str) -> list[Mapping[str, Any]]:
     """The runs of a study, a named one at its scale. Raises InputError if there is no such study."""
     if isinstance(study, str) and study in STUDIES:
         return each([SCALES[scale]], *STUDIES[study][scale])
-    runs = list(study) if isinstance(study, Iterable) and not isinstance(study, str) else []
+    runs = study if isinstance(study, list | tuple) else []
     if not runs or not all(isinstance(run, Mapping) for run in runs):
         raise InputError(f"study={study!r}; allowed: {', '.join(STUDIES)}, or a list as lowrank.grid makes it")
     return runs

@@ -20,7 +20,8 @@ intervals are then those of three looks at the data (Bonferroni), and nothing el
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import product
+from itertools import islice, product
+from math import prod
 from typing import Any
 
 from ..config import PLAIN, Config, InputError
@@ -39,6 +40,7 @@ SCALES: dict[str, dict[str, Any]] = {
     "cpu": {"dataset": "cifar10", "width": 16, "epochs": 24, "batch_size": 512, "recipe": "fast", "validation": 0.1},
     "gpu": {"dataset": "cifar10", "width": 64, "epochs": 24, "batch_size": 512, "precision": "bfloat16"},
 }
+MOST_RUNS = 1_000_000  # of a grid
 SEEDS = {"smoke": 2, "cpu": 3, "gpu": 5}
 DIMS = {"smoke": [2, 3], "cpu": [2, 3, 4, 6], "gpu": [2, 3, 4, 5, 6, 7, 8, 9]}
 BUDGETS = {"smoke": [0.1, 0.5], "cpu": [0.05, 0.1, 0.25], "gpu": [0.02, 0.05, 0.1, 0.2, 0.4, 0.7]}
@@ -78,10 +80,20 @@ def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
     >>> lowrank.grid(decomp=["tt", "cp"], dims=[3, 4])[:2]
     [{'decomp': 'tt', 'dims': 3}, {'decomp': 'tt', 'dims': 4}]
     """
-    for name, values in lists.items():
-        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-            raise InputError(f"{name}={values!r}: a grid takes a list of values, {name}=[{values!r}]")
-    return [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
+    choices = {name: list_values(name, values) for name, values in lists.items()}
+    if (size := prod(map(len, choices.values()))) > MOST_RUNS:
+        raise InputError(f"a grid of {size:,} runs or more; allowed: {MOST_RUNS:,} at most")
+    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+
+
+def list_values(name: str, values: Iterable[Any]) -> list[Any]:
+    """Raises InputError if they cannot be listed, as one value or a text, whose letters nobody means, cannot."""
+    try:
+        if not isinstance(values, str | bytes):
+            return list(islice(values, MOST_RUNS + 1))
+    except TypeError:
+        pass
+    raise InputError(f"{name}={values!r}: a grid takes a list of values, {name}=[{values!r}]")
 
 
 def each(runs: Iterable[Mapping[str, Any]], *variants: Mapping[str, Any]) -> list[dict[str, Any]]:

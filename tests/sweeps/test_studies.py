@@ -1,6 +1,7 @@
 """Every named study is possible as it stands, and says what it is asked to say."""
 
 import math
+from itertools import count
 
 import numpy as np
 import pytest
@@ -124,10 +125,25 @@ def test_what_cannot_be_planned_is_refused_by_name(arguments, message):
     assert str(refusal.value).startswith(message)
 
 
-@pytest.mark.parametrize("values", ["tt", 3])
+@pytest.mark.parametrize("values", ["tt", 3, torch.tensor(3), np.array(3)], ids=repr)
 def test_a_grid_takes_lists(values):
-    with pytest.raises(InputError, match="decomp="):
+    with pytest.raises(InputError, match="decomp=.*a grid takes a list of values"):
         grid(decomp=values)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "lists", [{"seed": range(10**10)}, {"seed": count()}, {"seed": range(10**4), "dims": range(101)}]
+)
+def test_a_grid_that_nobody_can_train_is_refused_at_once(lists):
+    with pytest.raises(InputError, match="a grid of .* runs or more; allowed: 1,000,000 at most"):
+        grid(**lists)
+
+
+@pytest.mark.parametrize("study", [torch.tensor(3), np.array(3), {}, [], [3], None, iter([])], ids=repr)
+def test_what_is_no_study_is_refused(study):
+    with pytest.raises(InputError, match="study=.*; allowed: shoot-out, .*or a list as lowrank.grid makes it"):
+        planned(study)
 
 
 FROM = {"start": [{"decomp": "separable", "epochs": 9}], "budget": [0.1, 0.2], "dataset": ["digits"], "width": [8]}
