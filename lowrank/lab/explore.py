@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -86,13 +86,14 @@ def place_among(landscape: Landscape | None, parameters: int) -> str:
 def setting(runs: str = "runs") -> LivePicture | None:
     """Controls for decomposition, modes, size and width; the sizes of each layer; the recorded runs around it.
 
-    Returns the picture of the runs, whose `chosen` is the run that was clicked last; None without a person or runs.
+    Returns their picture, one a dataset and number of epochs; `chosen` is the run clicked last. None without a person.
     """
     table = results(runs)
     table = table[table["run"].isin(list(best_first(runs)))]
-    landscapes = {dataset: Landscape(rows, describe) for dataset, rows in table.groupby("dataset")}
-    live = LivePicture() if landscapes and at_controls() else None
-    datasets = list(table.dataset.value_counts().index) or ["cifar10"]
+    alike = dict(list(table.groupby(["dataset", "epochs"])))
+    draw_runs = cache(lambda of: Landscape(alike[of], describe) if of in alike else None)
+    live = LivePicture() if alike and at_controls() else None
+    datasets = sorted(alike, key=lambda of: (-sum(table.dataset == of[0]), -of[1])) or [("cifar10", Config.epochs)]
     widths = list(table.width.value_counts().index) or [64]
 
     def draw(landscape: Landscape | None, parameters: int | None) -> LivePicture | Image | Markdown:
@@ -101,13 +102,13 @@ def setting(runs: str = "runs") -> LivePicture | None:
         inside = parameters if parameters is not None and landscape.holds(parameters) else None
         return live.show(landscape, inside) if live else landscape.still(inside)
 
-    def show(decomp: str, dims: int, size: str, share: float, width: int, dataset: str) -> list[Any]:
-        landscape = landscapes.get(dataset)
+    def show(decomp: str, dims: int, size: str, share: float, width: int, dataset: tuple[str, int]) -> list[Any]:
+        landscape = draw_runs(dataset)
         asked = {} if decomp in PLAIN else {size: round(share, 3)}
         asked |= {"dims": dims} if uses_dims(decomp) else {}
         try:
             config = Config(decomp=decomp, width=width, **asked)
-            counts = sizes(config, classes=100 if dataset == "cifar100" else 10)
+            counts = sizes(config, classes=100 if dataset[0] == "cifar100" else 10)
         except InputError as error:
             return [HTML(f"<p>{html.escape(str(error))}</p>"), draw(landscape, None)]
         parameters = counts.parameters["network"]
@@ -124,7 +125,7 @@ def setting(runs: str = "runs") -> LivePicture | None:
         size=("budget", partial(widgets.Dropdown, options=["budget", "rank_scale"])),
         share=(0.1, partial(widgets.FloatLogSlider, min=-2, max=0, step=0.02, readout_format=".3f")),
         width=(widths[0], partial(widgets.Dropdown, options=sorted({8, 16, 32, 64, 128, *widths}))),
-        dataset=(datasets[0], partial(widgets.Dropdown, options=datasets)),
+        dataset=(datasets[0], partial(widgets.Dropdown, options=[(f"{of[0]}, {of[1]} epochs", of) for of in datasets])),
     )
     if controls:
         controls["decomp"].observe(lambda change: grey_out(controls), "value")
