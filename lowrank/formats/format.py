@@ -36,7 +36,7 @@ class Format:
     - `inner` and `factors`, if the cores make two thin factors, W = L R;
     - `weight` and `weigh`, if they make only W itself.
 
-    The rest has an answer already. W has to be linear in every core: twice the core, twice W. A size that is not a
+    The rest has an answer already. W has to be linear in every core. A size that is not a
     rank, such as a number of blocks, goes into `__init__`, with a `refusal` of the weights that it does not fit.
 
     >>> form, folding = lowrank.formats.FORMATS["tt"], lowrank.formats.fold(64, 64, dims=3)
@@ -68,7 +68,9 @@ class Format:
     def weigh(self, folding: Folding, ranks: Sequence[int]) -> int:
         """Multiply-adds that make W from the cores, once a step."""
         inner = self.inner(folding, ranks)
-        return self.build(folding, ranks) + (inner or 0) * folding.outputs * folding.inputs
+        if inner is None:
+            raise NotImplementedError(f"{type(self).__name__} has neither `inner` nor `weigh`")
+        return self.build(folding, ranks) + inner * folding.outputs * folding.inputs
 
     def work(self, folding: Folding, ranks: Sequence[int]) -> int | None:
         """Multiply-adds of `multiply` for one position (a pixel, a token); None if there is no `multiply`."""

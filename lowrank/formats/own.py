@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import inf, prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .budget import _solve, path
+from .budget import RANK_RULES, _solve, path
 from .folding import Folding, fold
 from .format import Format
 from .registry import FORMATS, PLAIN
@@ -26,7 +27,8 @@ def register(decomp: str, form: Format) -> None:
     The same name again replaces it. A fresh process does not know it: register it there before it reads a Config,
     weights or a sweep that names it; the workers of `lowrank.sweep` are told by themselves. Raises InputError at a
     name that lowrank itself uses, and if on one of several foldings what `form` says is not what it does: a W that is
-    not outputs x inputs, factors that are not `inner` wide, counts that are no integers, ranks that add no parameters.
+    not outputs x inputs or not linear in every core, factors that are not `inner` wide, counts that are no integers,
+    ranks that add no parameters.
 
     >>> class TwoMatrices(lowrank.Format):
     ...     uses_dims = False
@@ -42,13 +44,14 @@ def register(decomp: str, form: Format) -> None:
     >>> lowrank.decompose(nn.Linear(64, 64), decomp="mine", budget=0.25)
     DecomposedLinear(in_features=64, out_features=64, bias=True, mine, modes=64|8x8, ranks=8, contraction=factors)
     """
-    if not isinstance(decomp, str) or not decomp or not decomp.isprintable():
+    if not isinstance(decomp, str) or not decomp or not decomp.isprintable() or decomp != decomp.strip():
         raise InputError(f"decomp={decomp!r}; allowed: a name, as text")
     if decomp in BUILT_IN:
         raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
     if not isinstance(form, Format):
         raise InputError(f"decomp={decomp!r}: form={form!r}; allowed: an object of a class derived from lowrank.Format")
-    with torch.random.fork_rng(devices=[]):  # what comes after draws as if nothing had been checked
+    # what comes after draws as if nothing had been checked
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         checked = [check_format(decomp, form, fold(*size)) for size in CHECKED]
     if not any(checked):
         sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in CHECKED)
@@ -79,12 +82,20 @@ def check_format(decomp: str, form: Format, folding: Folding) -> bool:
 
 def problems(form: Format, folding: Folding) -> Iterator[str]:
     """What is wrong with a format, one line each, at ranks of 1, half way and at the largest."""
-    largest = form.largest(folding)
-    if not all(type(rank) is int and rank > 0 for rank in largest):
-        yield f"largest is {largest!r}, not positive integers"
-    for name, ranks in (("original", form.original(folding)), ("pace", form.pace(folding))):
-        if len(ranks) != len(largest):
-            yield f"{name} has {len(ranks)} numbers for {len(largest)} ranks"
+    if form.rank_rule not in RANK_RULES[1:]:
+        yield f"rank_rule is {form.rank_rule!r}; allowed: {', '.join(RANK_RULES[1:])}"
+    for name in ("largest", "original"):
+        if not are_counts(ranks := getattr(form, name)(folding)):
+            yield f"{name} is {ranks!r}, not positive integers"
+    largest, original, pace = form.largest(folding), form.original(folding), form.pace(folding)
+    for name, numbers in (("original", original), ("pace", pace)):
+        if len(numbers) != len(largest):
+            yield f"{name} has {len(numbers)} numbers for {len(largest)} ranks"
+    if not all(0 < number < inf for number in pace):
+        yield f"pace is {pace!r}, not positive numbers"
+    for rows, bounds in form.cuts(folding):
+        if not (set(rows) <= set(range(len(folding.modes))) and set(bounds) <= set(range(len(largest)))):
+            yield f"cuts has {rows!r} and {bounds!r} for {len(folding.modes)} modes and {len(largest)} ranks"
     for share in (0, 0.5, 1):
         ranks = tuple(1 + int(share * (rank - 1)) for rank in largest)
         yield from count_problems(form, folding, ranks)
@@ -92,16 +103,21 @@ def problems(form: Format, folding: Folding) -> Iterator[str]:
         yield from core_problems(form, folding, ranks)
 
 
+def are_counts(sizes: Any) -> bool:
+    return isinstance(sizes, tuple | list) and all(type(size) is int and size > 0 for size in sizes)
+
+
 def count_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
     shapes = form.shapes(folding, ranks)
-    if not all(type(size) is int and size > 0 for shape in shapes for size in shape):
-        yield f"shapes at ranks {ranks} are {shapes!r}, not positive integers"
+    if not isinstance(shapes, tuple | list) or not all(map(are_counts, shapes)):
+        yield f"shapes at ranks {ranks} are {shapes!r}, not a list of positive integers for each core"
     for name in ("inner", "build", "weigh", "work"):
         count = getattr(form, name)(folding, ranks)
         if not (type(count) is int and count >= 0 or count is None and name in ("inner", "work")):
-            yield f"{name} at ranks {ranks} is {count!r}, not an integer"
+            yield f"{name} at ranks {ranks} is {count!r}, not an integer >= 0"
     splits = form.splits(folding, ranks)
-    if len(splits) != len(shapes) or any(len(shape) < split for split, shape in zip(splits, shapes, strict=True)):
+    fits = [type(split) is int and 0 <= split <= len(shape) for split, shape in zip(splits, shapes, strict=False)]
+    if len(splits) != len(shapes) or not all(fits):
         yield f"splits are {splits!r} for cores of {shapes!r}"
     for k, limit in enumerate(form.largest(folding)):
         raised = form.shapes(folding, (*ranks[:k], ranks[k] + 1, *ranks[k + 1 :])) if ranks[k] < limit else None
@@ -110,10 +126,12 @@ def count_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> It
 
 
 def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
-    cores = [torch.randn(shape) for shape in form.shapes(folding, ranks)]
+    cores = [torch.randn(shape, requires_grad=True) for shape in form.shapes(folding, ranks)]
     weight, inner = form.weight(cores, folding), form.inner(folding, ranks)
-    if tuple(weight.shape) != (folding.outputs, folding.inputs):
-        yield f"its cores make a weight of {tuple(weight.shape)}"
+    if not isinstance(weight, Tensor) or tuple(weight.shape) != (folding.outputs, folding.inputs):
+        yield f"its cores make a weight of {tuple(weight.shape) if isinstance(weight, Tensor) else weight!r}"
+    if not 0 < weight.norm() < inf:
+        yield f"random cores make a weight of norm {weight.norm():g}"
     if inner is not None:
         left, right = form.factors(cores, folding)
         if tuple(left.shape) != (folding.outputs, inner) or tuple(right.shape) != (inner, folding.inputs):
@@ -125,9 +143,21 @@ def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...])
         y = form.multiply(x, cores, folding)
         if y.shape != (3, 2, folding.outputs) or not agree(y, x @ weight.T):
             yield "multiply does not multiply by its weight"
+    yield from linearity_problems(form, folding, cores, weight)
+
+
+def linearity_problems(form: Format, folding: Folding, cores: list[Tensor], weight: Tensor) -> Iterator[str]:
+    """What keeps a core from being trained: no gradient, or one that says little of a step."""
+    found = [None] * len(cores)
+    if weight.requires_grad:
+        found = torch.autograd.grad(weight.sum(), cores, allow_unused=True)
     for k, core in enumerate(cores):
-        if not agree(form.weight([*cores[:k], 2 * core, *cores[k + 1 :]], folding), 2 * weight):
-            yield f"its weight is not linear in core {k}: twice the core does not make twice the weight"
+        if found[k] is None:
+            yield f"no gradient of its weight reaches core {k}"
+        other = torch.randn_like(core)
+        one, both = (form.weight([*cores[:k], each, *cores[k + 1 :]], folding) for each in (other, core + other))
+        if not agree(both, weight + one):
+            yield f"its weight is not linear in core {k}: a sum of two cores does not make the sum of their weights"
 
 
 def core_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
@@ -141,7 +171,7 @@ def core_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Ite
         if shapes != [tuple(shape) for shape in expected]:
             yield f"{name} makes cores of {shapes}, not of {expected}"
         made = form.weight(cores, folding)
-        if not 0 < made.norm() < float("inf"):
+        if not 0 < made.norm() < inf:
             yield f"{name} makes a weight of norm {made.norm():g}"
         if name == "fit" and (made - weight).norm() > (1 + CLOSE) * weight.norm():
             yield "fit makes a weight that is farther from the one given than zeros are"

@@ -207,9 +207,13 @@ def spoiled(**methods):
     return type("Spoiled", (Started,), methods)()
 
 
+def made_whole(weight):
+    return spoiled(inner=lambda self, f, r: None, weigh=lambda self, f, r: 1, weight=weight)
+
+
 WRONG = {
     "a transposed weight": (
-        spoiled(inner=lambda self, f, r: None, weight=lambda self, c, f: (c[0] @ c[1]).T),
+        made_whole(lambda self, c, f: (c[0] @ c[1]).T),
         r"for a weight of 12 x 8, folded into .*: its cores make a weight of \(8, 12\)",
     ),
     "transposed factors": (
@@ -222,14 +226,40 @@ WRONG = {
     "a share of the weight": (spoiled(weigh=lambda self, f, r: None), "weigh at ranks .* is None, not an integer"),
     "a float for a width": (spoiled(inner=lambda self, f, r: float(r[0])), "inner at ranks .* is 1.0, not an integer"),
     "a float for a rank": (spoiled(largest=lambda self, f: (f.outputs / 2,)), r"largest is \(6.0,\), not positive"),
+    "no ranks": (spoiled(largest=lambda self, f: None), "largest is None, not positive integers"),
+    "no shapes": (spoiled(shapes=lambda self, f, r: None), "shapes at ranks .* are None, not a list"),
+    "a number in place of a shape": (
+        spoiled(shapes=lambda self, f, r: [f.outputs]),
+        r"shapes .* are \[12\], not a list",
+    ),
+    "another rule": (spoiled(rank_rule="best"), "rank_rule is 'best'; allowed: useful, root, uniform, original"),
+    "no pace": (spoiled(pace=lambda self, f: (0,)), r"pace is \(0,\), not positive numbers"),
+    "half a rank": (spoiled(original=lambda self, f: (0.5,)), r"original is \(0.5,\), not positive integers"),
+    "a float for axes": (spoiled(splits=lambda self, f, r: [1.0, 1]), r"splits are \[1.0, 1\] for cores of"),
+    "too many axes": (spoiled(splits=lambda self, f, r: [1, 3]), r"splits are \[1, 3\] for cores of"),
+    "a cut through no mode": (spoiled(cuts=lambda self, f: [((9,), (0,))]), r"cuts has \(9,\) and \(0,\) for 4 modes"),
+    "a cut of no rank": (spoiled(cuts=lambda self, f: [((0,), (1,))]), r"cuts has .* for 4 modes and 1 ranks"),
+    "work of less than nothing": (spoiled(work=lambda self, f, r: -1), "work at ranks .* is -1, not an integer >= 0"),
     "a rank of no use": (
         spoiled(largest=lambda self, f: (4, 4)),
         r"raising rank 1 of \(1, 1\) by one adds no parameters",
     ),
     "a sum": (spoiled(weight=lambda self, c, f: c[0] @ c[1] + 1), "the product of its factors is not its weight"),
     "a square": (
-        spoiled(inner=lambda self, f, r: None, weight=lambda self, c, f: (c[0] @ c[1]) ** 2),
+        made_whole(lambda self, c, f: (c[0] @ c[1]) ** 2),
         "not linear in core 0",
+    ),
+    "absolute values": (made_whole(lambda self, c, f: c[0].abs() @ c[1]), "not linear in core 0"),
+    "a weight of zeros": (made_whole(lambda self, c, f: 0 * c[0] @ c[1]), "random cores make a weight of norm 0"),
+    "no weight": (made_whole(lambda self, c, f: None), "its cores make a weight of None"),
+    "a core that no gradient reaches": (
+        made_whole(lambda self, c, f: c[0] @ c[1].detach()),
+        "no gradient of its weight reaches core 1",
+    ),
+    "cores that it writes to": (made_whole(lambda self, c, f: c[0].mul_(1) @ c[1]), "RuntimeError: a leaf Variable"),
+    "nothing that counts W": (
+        spoiled(inner=lambda self, f, r: None, weight=lambda self, c, f: c[0] @ c[1]),
+        "NotImplementedError: Spoiled has neither `inner` nor `weigh`",
     ),
     "another product": (
         spoiled(work=lambda self, f, r: 1, multiply=lambda self, x, c, f: x[..., :1].expand(*x.shape[:-1], f.outputs)),
