@@ -261,4 +261,5 @@ def list_foldings(decomp: str, outputs: int, inputs: int, dims: int, kernel: int
         rows = dims // 2 if outputs > inputs else (dims - 1) // 2
         modes = [*balanced(outputs, rows), *balanced(inputs, dims - 1 - rows), kernel]
         foldings.append(Folding(outputs, inputs * kernel, tuple(modes), rows))
-    return foldings if foldings[0] != foldings[-1] else foldings[:1]
+    refused = foldings[-1] == foldings[0] or FORMATS[decomp].refusal(foldings[-1])
+    return foldings[:1] if refused else foldings

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..formats import FORMATS, Folding, Layout, solve
+from ..formats import FORMATS, Folding, Layout, check_sizes, solve
 from ..initial import measure_fit
 from .allocation import meet_error, spend_budget
 from .parts import is_named
@@ -84,6 +84,7 @@ class Sizes:
         return [k for k in matched if k not in found]
 
     def checked_ranks(self, folding: Folding, ranks: int | Sequence[int]) -> tuple[int, ...]:
+        check_sizes(self.decomp, [folding])
         largest = FORMATS[self.decomp].largest(folding)
         ranks = ranks.tolist() if isinstance(ranks, np.ndarray) else ranks
         if is_rank(ranks):
@@ -97,6 +98,7 @@ class Sizes:
 
     def within(self, weights: list[Tensor], foldings: list[Sequence[Folding]], share: float) -> Sequence[Layout | str]:
         """As large as the share allows, or as the format is of use: never larger. Else by rank scale or error."""
+        check_sizes(self.decomp, [choices[0] for choices in foldings])
         if share and self.allocation == "error":
             found = spend_budget(self.decomp, weights, foldings, share) if weights else []
             return [layout or "dense it is worth its parameters" for layout in found]

@@ -1,6 +1,7 @@
 """A format of one's own is one class: what it brings is used, and what it says wrong is refused."""
 
 import pickle
+from functools import partial
 from math import prod
 
 import pytest
@@ -58,6 +59,10 @@ class Monarch(Format):
         left, values, right = torch.linalg.svd(blocks, full_matrices=False)  # of [b, b, O / b, I / b]
         left, right = (left * values[..., None, :])[..., : ranks[0]], right[..., : ranks[0], :]
         return [left.transpose(1, 2).flatten(-2), right.transpose(0, 1).flatten(1, 2)]
+
+
+# how large a layer becomes, in each of the ways to say so
+SIZES = [{"rank_scale": 0.5}, {"budget": 0.5}, {"error": 0.5}, {"ranks": 1}, {"budgets": {"*": 0.5}}]
 
 
 @pytest.fixture
@@ -155,7 +160,7 @@ def test_only_what_can_be_multiplied_so_is(monarch):
 
 def test_a_size_that_does_not_fit_is_said_in_one_line(monarch):
     for ask in (
-        lambda: lowrank.decompose(nn.Linear(10, 8), decomp="monarch", rank_scale=0.5),
+        *(partial(lowrank.decompose, nn.Linear(10, 8), decomp="monarch", **size) for size in SIZES),
         lambda: lowrank.build(Config(decomp="monarch", width=5), classes=10),
         lambda: explore.sizes(Config(decomp="monarch", width=5)),
     ):
