@@ -75,7 +75,10 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
 
 
 def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
-    """The network of a run, without its numbers; raises Damaged if its layouts are not to be read."""
+    """The network of a run, without its numbers.
+
+    Raises Damaged if its layouts are not to be read, InputError if this process does not know its format.
+    """
     if not record["start"]:
         names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
         return build(Config.of({name: record.get(name) for name in names}), kept["classes"])
@@ -85,6 +88,8 @@ def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
             name: Layout(**each | {"folding": Folding(**each["folding"])}) for name, each in kept["layouts"].items()
         }
         hold_layers(net, layouts)
+    except InputError:  # a format of one's own that is not registered here
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Damaged("it does not say how its layers are held") from error
     return net
