@@ -7,18 +7,18 @@ notebooks/train.ipynb, where `papermill --help-notebook` shows it.
 from __future__ import annotations
 
 import hashlib
-import html
 import inspect
 import json
 import math
 import os
 import re
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .display import html_table
 from .errors import InputError, printable, refuse_unknown
 from .formats import FORMATS, MOST_DIMS, OR_YOUR_OWN, PLAIN, RANK_RULES, default_rank_rule, uses_dims
 from .parameters import checked, choice, parameter
@@ -265,12 +265,3 @@ def arguments(values: Mapping[str, Any]) -> list[str]:
     """The parameters among the values that are not at their default, each as a call writes it."""
     names = [each.name for each in fields(Config) if values.get(each.name, each.default) != each.default]
     return [f"{name}={values[name]!r}" for name in names]
-
-
-def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
-    """A row for each name, with its cells: what a notebook shows of an object."""
-    lines = []
-    for name, cells in rows.items():
-        texts = "".join(f"<td style='text-align: left'>{html.escape(str(cell))}</td>" for cell in cells)
-        lines.append(f"<tr><th style='text-align: left'>{html.escape(name)}</th>{texts}</tr>")
-    return f"<table>{''.join(lines)}</table>"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -14,3 +16,12 @@ def as_text(value: Any) -> str:
 def as_label(value: Any) -> str:
     """The value for a picture: matplotlib would read what stands between dollar signs as a formula."""
     return str(value).replace("$", r"\$")
+
+
+def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
+    """A row for each name, with its cells: what a notebook shows of an object."""
+    lines = []
+    for name, cells in rows.items():
+        texts = "".join(f"<td style='text-align: left'>{html.escape(str(cell))}</td>" for cell in cells)
+        lines.append(f"<tr><th style='text-align: left'>{html.escape(name)}</th>{texts}</tr>")
+    return f"<table>{''.join(lines)}</table>"

@@ -31,7 +31,8 @@ from typing import Any
 
 import pandas as pd
 
-from .config import ADDED, Config, InputError, html_table
+from .config import ADDED, Config, InputError
+from .display import html_table
 from .files import claim, named, open_regular, read_at_most, sweep_up, write
 from .formats import uses_dims
 from .paths import runs_folder

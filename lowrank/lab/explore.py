@@ -18,8 +18,8 @@ from IPython.display import HTML, Code, Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments, html_table
-from ..display import as_label
+from ..config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments
+from ..display import as_label, html_table
 from ..formats import uses_dims
 from ..network import IMAGE, build, select_decomposable
 from ..paths import runs_folder

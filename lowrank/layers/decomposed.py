@@ -14,6 +14,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from ..display import html_table
 from ..errors import InputError
 from ..formats import CONTRACTIONS, Layout
 from .guard import WRITTEN, MadeWeight
@@ -117,8 +118,7 @@ class Decomposed(nn.Module):
         return f"{super().extra_repr()}, {own}" if super().extra_repr() else own
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in describe_layer(self).items())
-        return f"<table>{rows}</table>"
+        return html_table({name: [value] for name, value in describe_layer(self).items()})
 
 
 def copied_attributes(module: nn.Module) -> dict[str, Any]:

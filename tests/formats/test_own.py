@@ -328,6 +328,12 @@ def test_the_same_name_again_replaces_the_form(nothing_registered):
     assert list(DECOMPS).count("monarch") == 1
 
 
+def test_a_layer_shows_the_name_of_its_form_as_text(nothing_registered):
+    lowrank.register("<b>mine", Started())
+    layer = lowrank.decompose(nn.Linear(12, 8), decomp="<b>mine", rank_scale=0.5)
+    assert "&lt;b&gt;mine" in layer._repr_html_() and "<b>" not in layer._repr_html_()
+
+
 # --- a process that does not know it
 
 
