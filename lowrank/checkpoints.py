@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .config import Config
-from .files import named, open_regular, write
+from .files import explain_errors, open_regular, write
 from .optimiser import make_optimiser
 from .train import State
 
@@ -126,6 +126,6 @@ def set_aside(path: Path) -> Path:
     """Gives a file another name, which says what it is and which no other file has. Raises InputError."""
     names = (f"{path.name}.damaged{number}" for number in ("", *map("-{}".format, range(2, 1000))))
     free = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
-    with named(path):
+    with explain_errors(path):
         path.rename(free)
     return free

@@ -26,7 +26,7 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def explain_errors(path: Path) -> Iterator[None]:
     """Makes an OSError an InputError with the path, the cause and the space left."""
     try:
         yield
@@ -66,7 +66,7 @@ def write(path: Path, content: bytes) -> None:
 
     Raises InputError, with the path and the space left, if the disk is full or the folder read-only.
     """
-    with named(path), replacing(path) as temporary:
+    with explain_errors(path), replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -124,9 +124,9 @@ def claim(folder: Path, wait: bool = True) -> Iterator[bool]:
     Makes the folder if there is none. The lock file stays: to remove it would let two processes hold two files.
     """
     file = folder / ".claim"
-    with named(folder):
+    with explain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with named(file):
+    with explain_errors(file):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield lock(descriptor, wait)

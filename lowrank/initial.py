@@ -23,7 +23,7 @@ NOISE = 0.05  # relative; keeps a layer of full rank from starting as an exact i
 
 
 @torch.no_grad()
-def put(layer: Decomposed, cores: Sequence[Tensor], std: float | None = None) -> None:
+def set_cores(layer: Decomposed, cores: Sequence[Tensor], std: float | None = None) -> None:
     """Balance the cores and make them the layer's; with `std` the weight gets exactly that spread about 0."""
     for parameter, core in zip(layer.cores, balance(cores, layer.layout, std), strict=True):
         parameter.copy_(core)
@@ -49,7 +49,7 @@ def draw(layer: Decomposed, std: float) -> None:
     They are the format's own, if it has such a start, and else orthogonal.
     """
     layout = layer.layout
-    put(layer, layout.form.start(layout.folding, layout.ranks) or orthogonal_cores(layout), std)
+    set_cores(layer, layout.form.start(layout.folding, layout.ranks) or orthogonal_cores(layout), std)
 
 
 def orthogonal_cores(layout: Layout) -> list[Tensor]:
@@ -69,7 +69,7 @@ def orthogonal_cores(layout: Layout) -> list[Tensor]:
 
 
 @torch.no_grad()
-def silence(layer: Decomposed) -> None:
+def draw_zeros(layer: Decomposed) -> None:
     """Cores that make a weight of zeros: random ones, but for the last, which gradients reach through the others."""
     draw(layer, layer.layout.folding.inputs**-0.5)
     layer.cores[-1].zero_()
@@ -124,7 +124,7 @@ def approximate(layer: Decomposed, weight: Tensor, std: float | None = None, fit
     layout, weight = layer.layout, widen(weight).reshape(layer.layout.folding.outputs, -1)
     cores = fit(weight, layout) or fit_by_descent(weight, layer)
     error = (layout.weight(cores) - weight).norm() / weight.norm()
-    put(layer, cores, std)
+    set_cores(layer, cores, std)
     return error.item()
 
 

@@ -33,7 +33,7 @@ import pandas as pd
 
 from .config import ADDED, Config, InputError
 from .display import html_table
-from .files import claim, named, open_regular, read_at_most, sweep_up, write
+from .files import claim, explain_errors, open_regular, read_at_most, sweep_up, write
 from .formats import uses_dims
 from .paths import runs_folder
 
@@ -194,7 +194,7 @@ def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> 
     """
     folder = runs / record["run"]
     content = json.dumps({name: finite(value) for name, value in record.items()}, indent=1, allow_nan=False)
-    with named(folder):
+    with explain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         sweep_up(folder)
     write(folder / "history.csv", table(history))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import claim, named, open_regular, sweep_up, write
+from ..files import claim, explain_errors, open_regular, sweep_up, write
 from ..paths import cache_folder
 from .compiler import Missing, compile_sources, find_compiler, make_key
 
@@ -103,7 +103,7 @@ def find_library() -> ctypes.CDLL:
 def make_private_folder() -> Path:
     """Where the libraries lie. Raises Missing if others could put one there, InputError if there can be none."""
     folder = cache_folder() / "kernels"
-    with named(folder):
+    with explain_errors(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         for each, sticky in ((folder, False), (folder.parent, True)):
             if is_open_to_others(each, sticky):

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..errors import InputError, whole_number
 from ..formats import CONTRACTIONS, FORMATS, MOST_DIMS, OR_YOUR_OWN, RANK_RULES, Folding, Layout, fold
-from ..initial import approximate, draw, silence
+from ..initial import approximate, draw, draw_zeros
 from ..layers import Decomposed, decomposed_type, kernel_size
 from ..original import decompose_draw
 from .allocation import list_foldings
@@ -209,7 +209,7 @@ def start(layer: Decomposed, weight: Tensor, init: str) -> None:
     with plain_defaults(torch.promote_types(weight.dtype, torch.float32)):
         std = weight.to(torch.get_default_dtype()).square().mean().sqrt().item()
         if std == 0:
-            silence(layer)
+            draw_zeros(layer)
         elif init == "random":
             draw(layer, std)
         elif init == "weights":

@@ -20,6 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
+import torch
+
 from ..errors import InputError, whole_number
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -65,7 +67,6 @@ def split_address(scheduler: Any) -> tuple[str, str]:
 
 def slots(slots_per_gpu: int, workers: int) -> list[dict[str, str]]:
     """The environment of each local worker: its own GPU, or its share of the CPU's cores. Raises InputError."""
-    import torch
     from dask.system import CPU_COUNT
 
     slots_per_gpu = whole_number("slots_per_gpu", slots_per_gpu, 1, MOST_WORKERS)

@@ -42,7 +42,7 @@ ENDING = 1  # seconds that an interrupted sweep waits for Dask to end; its worke
 MOST_MINUTES = 10**6  # minutes of a timeout
 
 
-def keep(config: Config, run: str, outcome: Outcome) -> str:
+def keep_record(config: Config, run: str, outcome: Outcome) -> str:
     """Sees to it that the record is on this disk, whole, and returns its status: what was done is never replaced."""
     content, history = outcome
     if content["status"] in FINAL and content["run"] != run:
@@ -147,7 +147,7 @@ def run_missing(
         with closing(SweepProgress(work, log)) as progress:
             shown = time.monotonic()
             for run, outcome in received(engine, interrupts, log, lambda: progress.tick(engine.workers)):
-                progress.add(run, keep(engine.missing[run], run, outcome))
+                progress.add(run, keep_record(engine.missing[run], run, outcome))
                 if not progress.work or time.monotonic() - shown > REDRAW:
                     show()
                     shown = time.monotonic()

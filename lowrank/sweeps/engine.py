@@ -23,7 +23,7 @@ from threading import Event, Thread
 from typing import Any
 
 from ..config import Config, InputError
-from ..files import claim, named, open_at_once
+from ..files import claim, explain_errors, open_at_once
 from ..formats import Format
 from ..formats.own import own_formats, register
 
@@ -61,7 +61,7 @@ def attempt(
     with claim(folder, wait=False) as free:  # a hint: the trial itself claims the run and waits
         if not free and not wait:
             return None
-    with named(folder / "log.txt"), open(folder / "log.txt", "a", 1, opener=open_at_once) as log:
+    with explain_errors(folder / "log.txt"), open(folder / "log.txt", "a", 1, opener=open_at_once) as log:
         try:
             with time_limit(timeout, folder / f".timeout-{sweep}.tmp", log):
                 done = trial(log=lambda line: print(line, file=log), **parameters)

@@ -20,7 +20,7 @@ import pytest
 from lowrank.config import Config
 from lowrank.errors import InputError
 from lowrank.experiment import revision
-from lowrank.files import claim, named
+from lowrank.files import claim, explain_errors
 from lowrank.paths import ROOT
 from lowrank.progress import in_notebook
 from lowrank.records import FINAL, record, store
@@ -51,7 +51,7 @@ def quick(log=print, **parameters) -> dict:
         if config.seed == 104:
             time.sleep(300)
         if config.seed == 103:
-            with named(config.folder):
+            with explain_errors(config.folder):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if config.seed == 101:
             os.kill(os.getpid(), signal.SIGKILL)
