@@ -112,7 +112,8 @@ def measure_fit(weight: Tensor, layout: Layout) -> float:
     weight = widen(weight)
     cores = fit_format(weight, layout)
     if cores is None:
-        raise ValueError(f"error: decomp={layout.decomp!r} has no fit of its own; allowed: budget, rank_scale, ranks")
+        said = f"error with decomp={layout.decomp!r}: it has no fit of its own"
+        raise ValueError(f"{said}; allowed: budget, rank_scale or ranks")
     return ((layout.weight(cores) - weight).norm() / weight.norm()).item()
 
 

@@ -130,8 +130,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Every trainable parameter once, in groups for an optimiser: SGD(parameter_groups(net, 0.1), momentum=0.9).
 
-    A core's learning rate is multiplied by its own of `core_rates`, and its weight decay divided by it, as SGD
-    multiplies the two. They are rates for SGD: optimisers that scale each step themselves want `matrices`.
+    The learning rate of each core is multiplied by a factor, so that a step through it moves the weight about as far as
+    a step on the weight itself. Its weight decay is divided by that factor, as SGD multiplies the two. The factors are
+    for SGD; an optimiser that scales each step itself, as Adam does, takes `network.parameters()`.
 
     For those that take matrices only, such as Muon, `matrices=True` gives the parameters of two axes in one group,
     without rates, and `matrices=False` all others, with them: cores of three axes and more, biases, dense kernels.

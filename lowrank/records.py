@@ -280,8 +280,8 @@ class Table(pd.DataFrame):
 def results(runs: str | Path = "runs") -> Table:
     """One row a run, read from the records; a relative path starts at the repository.
 
-    Columns as in COLUMNS, then whatever else the records hold, but for `correct`; `started` is a UTC time. A number
-    that was not measured, because the run failed or diverged, is NaN.
+    Its columns are the id (`run`), the `status`, every parameter and what was measured; `started` is a UTC time. A
+    number that was not measured, because the run failed or diverged, is NaN. `correct`, which is long, is left out.
 
     >>> lowrank.results("runs")[["decomp", "dims", "parameters"]].to_dict("records")
     [{'decomp': 'tt', 'dims': 3, 'parameters': 3104}]

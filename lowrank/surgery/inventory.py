@@ -25,7 +25,7 @@ def summary(module: nn.Module, image: tuple[int, ...] | None = None, example: An
     """A row for each layer, decomposed or left, and for each other weight: format, shape, modes, ranks, parameters.
 
     `weights` are those of the dense layer, `share` is parameters / weights (biases are not counted), `error` the
-    relative error of the approximation that it started as, `left` why a weight cannot be decomposed. Weights that a
+    relative error of the approximation that it started as, `left` why a weight is not decomposed. Weights that a
     row above has already are not counted again. `multiply_adds` are those of one position (a pixel, a token) or, with
     the shape of an input as `image`, such as (3, 32, 32), of a forward pass of one input; with inputs as `example` (a
     tensor, a tuple, or a dict of arguments by name), of a pass of these. Only Linear and convolutions are counted so.

@@ -101,7 +101,7 @@ class Sizes:
         check_sizes(self.decomp, [choices[0] for choices in foldings])
         if share and self.allocation == "error":
             found = spend_budget(self.decomp, weights, foldings, share) if weights else []
-            return [layout or "dense it is worth its parameters" for layout in found]
+            return [layout or "worth its parameters as it is" for layout in found]
         if not share and self.error:
             return self.as_near(weights, foldings)
         return self.even([choices[0] for choices in foldings], share)

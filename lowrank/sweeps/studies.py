@@ -75,7 +75,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @show_parameters(Config, given=False, listed=True)
 def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
-    """Every combination of the listed values, one dictionary a run.
+    """Every combination of the listed values, one dictionary a run. Raises InputError if a value is no list.
 
     >>> lowrank.grid(decomp=["tt", "cp"], dims=[3, 4])[:2]
     [{'decomp': 'tt', 'dims': 3}, {'decomp': 'tt', 'dims': 4}]
