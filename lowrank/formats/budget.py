@@ -102,9 +102,11 @@ def solve(
 ) -> list[Layout]:
     """The layout of every layer at one `budget` (share of all weights) or `rank_scale` (share of the path).
 
-    Raises InputError if there is no such format, if it cannot hold one of the weights, or if the budget is below the
-    smallest size that it can have or over the largest.
+    Raises InputError if there is no such format or rule, if the format cannot hold one of the weights, or if the budget
+    is below the smallest size that it can have or over the largest.
     """
+    if rank_rule not in RANK_RULES:
+        raise InputError(f"rank_rule={rank_rule!r}; allowed: {', '.join(RANK_RULES)}")
     return list(_solve(decomp, tuple(foldings), budget, rank_scale, rank_rule))
 
 

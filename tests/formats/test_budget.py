@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lowrank import formats
+from lowrank import InputError, formats
 from lowrank.formats import FORMATS, Layout, fold, path, raise_rank, solve
 from lowrank.layers import DecomposedLinear
 from lowrank.network import pointwise_shapes
@@ -236,6 +236,12 @@ def test_original_ranks_are_in_proportion_to_their_caps(decomp):
     half = solve(decomp, network(64, 3, "original"), rank_scale=0.5, rank_rule="original")
     for most, some in zip(full, half, strict=True):
         assert some.ranks == pytest.approx([rank / 2 for rank in most.ranks], abs=1)
+
+
+@pytest.mark.parametrize("rule", ["best", "", None])
+def test_a_rule_that_there_is_not_is_said_in_one_line(rule):
+    with pytest.raises(InputError, match=f"^rank_rule={rule!r}; allowed: auto, useful, root, uniform, original$"):
+        solve("tt", [fold(12, 8, 3)], budget=0.5, rank_rule=rule)
 
 
 # --- on its own
