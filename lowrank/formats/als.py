@@ -29,7 +29,7 @@ KEPT = 0.9  # of the energy, in the part of the longest mode that the first swee
 SETTLED = 1e-5  # relative change of the squared error in a sweep that ends them
 EXACT = 1e-10  # squared error, relative to the weight, that ends them
 PUSH = 0.3  # by which a sweep goes further in the direction of the last than the one before it did, up to 1
-LONG = 9  # cores of a ring: the squares of longer ones take float64, and a start of norm 1
+MANY = 9  # cores of a ring: the squares of longer ones take float64, and a start of norm 1
 IMPOSSIBLE = -1e-3  # squared error, relative to the weight, that rounding alone does not make
 PROXIMAL = 1e-6  # of the normal equations' mean diagonal: keeps them solvable, and a core if nothing pulls at it
 
@@ -226,7 +226,7 @@ def fit_cp(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:
 
 def fit_ring(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     """Cores [r[k], n[k], r[k+1]], from random ones: after ten sweeps starts by SVDs are no better."""
-    long = len(ranks) > LONG
+    long = len(ranks) > MANY
     tensor = tensor.double() if long else tensor
     start = draw_starts(list(zip(tensor.shape, ranks, (*ranks[1:], ranks[0]), strict=True)), tensor)
     if long:

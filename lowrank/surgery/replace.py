@@ -175,7 +175,7 @@ def hold_tied(parts: Sequence[Part], layout: Layout, init: str, contraction: str
         way = "weight" if isinstance(layer, NonDynamicallyQuantizableLinear) else contraction
         decomposed = decomposed_type(layer)(layer, layout, way)
         if not cores:
-            start(decomposed, layer.weight, init)
+            start_cores(decomposed, layer.weight, init)
             cores, error = {f"core_{k}": core for k, core in enumerate(decomposed.cores)}, decomposed.error
         decomposed._parameters |= cores
         decomposed.error = error
@@ -202,7 +202,7 @@ def become(layer: nn.Module, other: nn.Module) -> None:
     layer.__class__, layer.__dict__ = type(other), vars(other)
 
 
-def start(layer: Decomposed, weight: Tensor, init: str) -> None:
+def start_cores(layer: Decomposed, weight: Tensor, init: str) -> None:
     """Start the cores from a dense weight as `init` says; on the meta device there is nothing to start."""
     if weight.is_meta:
         return
@@ -250,7 +250,7 @@ def assign(layer: Decomposed, weight: Tensor) -> None:
         given = f"{weight.dtype} {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
         raise InputError(f"weight of {given}; allowed: a tensor of {shape} without NaN or infinite numbers")
     layer.error = 0.0
-    start(layer, weight.detach(), "weights")
+    start_cores(layer, weight.detach(), "weights")
 
 
 def is_plain(weight: Tensor) -> bool:
