@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -62,7 +63,7 @@ class Sizes:
 
         Of several foldings the first is the usual one; allocation by the error may take another.
         """
-        found: dict[int, Layout | str] = {}
+        found: dict[int, Layout | str] = self.refused(names, foldings)
         for pattern, ranks in self.ranks.items():
             for k in self.open(names, found, "ranks", pattern):
                 found[k] = Layout(self.decomp, foldings[k][0], self.checked_ranks(foldings[k][0], ranks))
@@ -76,6 +77,17 @@ class Sizes:
             found |= zip(rest, chosen, strict=True)
         return [found.get(k, "no pattern names it") for k in range(len(names))]
 
+    def refused(self, names: Sequence[list[str]], foldings: Sequence[Sequence[Folding]]) -> dict[int, str]:
+        """The weights that the format cannot hold, and why. Warns of them; raises InputError if it can hold none."""
+        form, usual = FORMATS[self.decomp], [choices[0] for choices in foldings]
+        found = {k: reason for k, folding in enumerate(usual) if (reason := form.refusal(folding))}
+        if len(found) == len(usual):
+            check_sizes(self.decomp, usual)
+        if found:
+            said = "; ".join(f"{', '.join(names[k])}: {reason}" for k, reason in found.items())
+            warnings.warn(f"left as they are, as decomp={self.decomp!r} cannot hold them: {said}", stacklevel=5)
+        return {k: f"{self.decomp} cannot hold it: {reason}" for k, reason in found.items()}
+
     def open(self, names: Sequence[list[str]], found: Collection[int], argument: str, pattern: str) -> list[int]:
         """The weights that a pattern names and that have no layout yet."""
         matched = [k for k, each in enumerate(names) if isinstance(pattern, str) and is_named(each, pattern)]
@@ -84,7 +96,6 @@ class Sizes:
         return [k for k in matched if k not in found]
 
     def checked_ranks(self, folding: Folding, ranks: int | Sequence[int]) -> tuple[int, ...]:
-        check_sizes(self.decomp, [folding])
         largest = FORMATS[self.decomp].largest(folding)
         ranks = ranks.tolist() if isinstance(ranks, np.ndarray) else ranks
         if is_rank(ranks):
@@ -98,7 +109,6 @@ class Sizes:
 
     def within(self, weights: list[Tensor], foldings: list[Sequence[Folding]], share: float) -> Sequence[Layout | str]:
         """As large as the share allows, or as the format is of use: never larger. Else by rank scale or error."""
-        check_sizes(self.decomp, [choices[0] for choices in foldings])
         if share and self.allocation == "error":
             found = spend_budget(self.decomp, weights, foldings, share) if weights else []
             return [layout or "worth its parameters as it is" for layout in found]

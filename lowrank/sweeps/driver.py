@@ -194,8 +194,8 @@ def sweep(
         show           is given the table now and then; `log` a line at a time
 
     Any parameter of a run that is given replaces the study's in every run. Raises InputError before the first trial if
-    a parameter is not possible or nothing can be stored; Stopped, one line, when interrupted. A run that fails, as one
-    whose budget no network can meet, is a row with the `status` "failed" and its `reason`.
+    a run is not possible or nothing can be stored; Stopped, one line, when interrupted. A run that fails is a row with
+    the `status` "failed" and its `reason`.
 
     >>> study = lowrank.grid(decomp=["tt"], dims=[3], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
     >>> table = lowrank.sweep(study)

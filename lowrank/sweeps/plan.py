@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
@@ -143,16 +142,19 @@ def final_record(config: Config, run: str) -> dict[str, Any] | None:
 
 
 def work_of(configs: dict[str, Config]) -> dict[str, float]:
-    """What each run costs: the multiply-adds of one image forward, times the epochs."""
+    """What each run costs: the multiply-adds of one image forward, times the epochs. Raises InputError if one of them
+    can have no network."""
     return {run: float(config.epochs * multiply_adds(config)) for run, config in configs.items()}
 
 
 def multiply_adds(config: Config) -> int:
-    """The multiply-adds of one image forward; 1 if there can be no such network."""
     names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
-    with suppress(InputError):
+    try:
         return count_multiply_adds(**{name: getattr(config, name) for name in names})
-    return 1
+    except InputError:
+        if config.start:  # whose layers are larger, perhaps, and whose ranks follow the weights
+            return 1
+        raise
 
 
 @cache

@@ -62,7 +62,7 @@ class Monarch(Format):
 
 
 # how large a layer becomes, in each of the ways to say so
-SIZES = [{"rank_scale": 0.5}, {"budget": 0.5}, {"error": 0.5}, {"ranks": 1}, {"budgets": {"*": 0.5}}]
+SIZES = [{"rank_scale": 0.5}, {"budget": 0.5}, {"error": 0.95}, {"ranks": 1}, {"budgets": {"*": 0.5}}]
 
 
 @pytest.fixture
@@ -86,6 +86,15 @@ def test_it_meets_a_budget_and_its_sizes_are_shown(monarch, budget):
     table = explore.sizes(config)
     assert table.parameters.iloc[:7].sum() == cores
     assert list(table.contraction.iloc[:7]) == [layer.contraction for layer in layers]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_layer_that_it_cannot_hold_is_left_and_said(monarch, size):
+    net = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 10))
+    with pytest.warns(UserWarning, match="left as they are, as decomp='monarch' cannot hold them: 1: blocks=4"):
+        small = lowrank.decompose(net, decomp="monarch", **size)
+    assert type(small[1]) is nn.Linear and type(small[0]) is not nn.Linear
+    assert lowrank.summary(small).left["1"] == "monarch cannot hold it: blocks=4 does not divide 10"
 
 
 @pytest.mark.parametrize("decay", ["plain", "compression", "frobenius", "none"])

@@ -142,6 +142,17 @@ def test_runs_that_raise_diverge_or_kill_their_worker_are_recorded_and_stop_no_o
     assert trained(tmp_path)[len(once) :] == [rows.loc[100, "run"]]  # what failed is tried again, the rest is final
 
 
+@pytest.mark.parametrize(
+    "impossible", [{"budget": 0.001}, {"decomp": "bottleneck", "budget": 0.001}, {"decomp": "mine"}], ids=str
+)
+def test_a_run_that_can_have_no_network_is_named_before_the_first_trial(tmp_path, impossible):
+    with pytest.raises(InputError, match="^(budget=0.001: the smallest |decomp='mine'; allowed)"):
+        sweep(
+            [*runs_of(0), {**runs_of(1)[0], **impossible}], runs=str(tmp_path), trial=quick, workers=1, log=pytest.fail
+        )
+    assert not trained(tmp_path)
+
+
 def test_a_trial_that_hangs_is_ended_as_failed(tmp_path):
     table, _ = run_here(tmp_path, 104, 0, timeout=0.03)
     assert table["status"].tolist() == ["failed", "done"]
