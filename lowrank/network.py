@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .config import PLAIN, Config
 from .errors import InputError, whole_number
+from .formats import check_sizes, fold
 from .layers import dense, separable
 from .surgery import decompose
 from .surgery.inventory import summary
@@ -108,7 +109,7 @@ def cifar_network(width: int, classes: int, convolution: Callable[[int, int], nn
 def build(config: Config, classes: int) -> nn.Module:
     """The network of a Config with its initial weights: [B, 3, 32, 32] -> [B, classes].
 
-    Raises InputError if the budget cannot be met, or there are no classes.
+    Raises InputError if the format cannot hold one of the weights, the budget cannot be met, or there are no classes.
 
     >>> lowrank.build(lowrank.Config(decomp="tt", dims=3, budget=0.5, width=4), classes=10)
     Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
@@ -116,6 +117,8 @@ def build(config: Config, classes: int) -> nn.Module:
     if not isinstance(config, Config):
         raise InputError(f"config={config!r}; allowed: a lowrank.Config")
     classes = whole_number("classes", classes, 1, MOST_CLASSES)
+    if config.decomp not in PLAIN:
+        check_sizes(config.decomp, [fold(*shape, config.dims) for shape in pointwise_shapes(config.width)])
     torch.manual_seed(config.seed)
     net = cifar_network(config.width, classes, dense if config.decomp == "dense" else separable)
     if config.decomp in PLAIN:

@@ -107,6 +107,8 @@ def solve(
     """
     if rank_rule not in RANK_RULES:
         raise InputError(f"rank_rule={rank_rule!r}; allowed: {', '.join(RANK_RULES)}")
+    if bool(budget) == bool(rank_scale):
+        raise InputError(f"budget={budget!r}, rank_scale={rank_scale!r}; allowed: one of them above 0 and up to 1")
     return list(_solve(decomp, tuple(foldings), budget, rank_scale, rank_rule))
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt, prod
 
+from ..errors import whole_number
+
 MOST_DIMS = 32  # more than the prime factors of any weight that fits into memory: modes beyond those are 1
 
 
@@ -57,8 +59,10 @@ def fold(outputs: int, inputs: int, dims: int, kernel: int = 1, rank_rule: str =
     """Fold a weight of outputs x (inputs * kernel) into `dims` modes, an odd one going to the longer side.
 
     `rank_rule` "original" is the 2019 experiments': the flattened weight, each mode the divisor
-    nearest to the root of what is left, whether or not it crosses from outputs to inputs.
+    nearest to the root of what is left, whether or not it crosses from outputs to inputs. Raises InputError if `dims`
+    is not one of 2 to 32.
     """
+    dims = whole_number("dims", dims, 2, MOST_DIMS)
     if rank_rule == "original":
         modes, left = [], outputs * inputs * kernel
         for parts in range(dims, 0, -1):

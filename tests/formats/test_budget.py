@@ -258,3 +258,16 @@ def test_sizes_are_answered_without_torch():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["32", "False"]
+
+
+@pytest.mark.parametrize("sizes", [{}, {"budget": 0}, {"budget": 0.5, "rank_scale": 0.5}], ids=str)
+def test_one_size_is_asked_for(sizes):
+    with pytest.raises(InputError, match="^budget=.*, rank_scale=.*; allowed: one of them above 0 and up to 1$"):
+        solve("tt", [fold(12, 8, 3)], **sizes)
+
+
+@pytest.mark.parametrize("rule", ["useful", "original"])
+@pytest.mark.parametrize("dims", [-1, 0, 1, 33, 2.5, "3", None])
+def test_modes_that_no_weight_has_are_refused(dims, rule):
+    with pytest.raises(InputError, match="^dims=.*; allowed: an int, 2 to 32$"):
+        fold(12, 8, dims, rank_rule=rule)
