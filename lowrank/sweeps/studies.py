@@ -46,7 +46,7 @@ DIMS = {"smoke": [2, 3], "cpu": [2, 3, 4, 6], "gpu": [2, 3, 4, 5, 6, 7, 8, 9]}
 BUDGETS = {"smoke": [0.1, 0.5], "cpu": [0.05, 0.1, 0.25], "gpu": [0.02, 0.05, 0.1, 0.2, 0.4, 0.7]}
 PRECISIONS = {"smoke": ["float32"], "cpu": ["float32", "bfloat16"], "gpu": ["float32", "bfloat16", "float16"]}
 FORMS = ["bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
-MODES = {"tt": 4, "tucker": 3, "tucker_tt": 3, "cp": 4, "ring": 3}  # the best of each, by the 2-epoch runs before
+MODES = {"tt": 4, "tucker": 3, "tucker_tt": 3, "cp": 4, "ring": 3}  # the best of each, by runs of 2 epochs
 RULES = ["useful", "root", "uniform"]
 # Plain networks of these widths are as large as decomposed ones of 16 and 32 channels at the budgets of `cpu`.
 NARROW = {"smoke": [4, 6], "cpu": [5, 6, 7, 9, 10, 12, 17], "gpu": [16, 20, 26, 36, 44, 54]}
