@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import foldings
 from torch import nn
 
 from lowrank import InputError, formats
@@ -22,14 +23,6 @@ kinds = pytest.mark.parametrize("decomp", FORMATS)
 every_dims = pytest.mark.parametrize("dims", [2, 3, 4, 6])
 
 sizes = st.integers(1, 90)
-foldings = st.builds(
-    fold,
-    st.integers(1, 300),
-    st.integers(1, 300),
-    st.integers(2, 7),
-    st.sampled_from([1, 9, 49]),
-    st.sampled_from(["useful", "original"]),
-)
 
 
 def network(width: int, dims: int, rank_rule: str = "useful"):

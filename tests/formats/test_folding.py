@@ -5,17 +5,9 @@ from math import prod
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small import foldings
 
 from lowrank.formats import fold
-
-foldings = st.builds(
-    fold,
-    st.integers(1, 300),
-    st.integers(1, 300),
-    st.integers(2, 7),
-    st.sampled_from([1, 9, 49]),
-    st.sampled_from(["useful", "original"]),
-)
 
 
 @given(foldings)
