@@ -140,7 +140,7 @@ def test_a_grid_that_nobody_can_train_is_refused_at_once(lists):
         grid(**lists)
 
 
-@pytest.mark.parametrize("study", [torch.tensor(3), np.array(3), {}, [], [3], None, iter([])], ids=repr)
+@pytest.mark.parametrize("study", [torch.tensor(3), np.array(3), {}, [], [3], None, iter([])], ids=type)
 def test_what_is_no_study_is_refused(study):
     with pytest.raises(InputError, match="study=.*; allowed: shoot-out, .*or a list as lowrank.grid makes it"):
         planned(study)
