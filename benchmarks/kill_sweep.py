@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
 from multiprocessing import Process
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from lowrank.sweeps.studies import grid
 SECONDS = 0.5  # a run, on average
 ZERO = ["lost", "torn", "duplicated", "trained again", "tables that pandas could not read"]
 STUDY = grid(decomp=["tt"], dataset=["digits"], precision=["float32"], dims=[2, 3, 4], seed=range(100))
+PIXELS = load("digits").fingerprint  # a function with a cache would be looked for in the workers' own script
 
 
 def note(folder: Path, line: str) -> None:
@@ -46,16 +46,10 @@ def note(folder: Path, line: str) -> None:
     os.close(journal)
 
 
-@cache
-def pixels() -> str:
-    """What the ids of runs on digits are made of."""
-    return load("digits").fingerprint
-
-
 def short(log=print, **parameters) -> dict:
     """Stands in for training: same claim, same store, and a journal of what was begun and what was stored."""
     config = Config.of(parameters)
-    run = config.run(pixels())
+    run = config.run(PIXELS)
     with claim(config.folder / run):
         found = record(config.folder, run)
         if found and found["status"] in FINAL:
@@ -142,6 +136,7 @@ def torture(kills: int, folder: Path) -> tuple[Counter, float]:
     """The kills, by kind, and the longest time that a process outlived its driver."""
     drivers, counts, longest = [start(folder), start(folder)], Counter(), 0.0
     while counts.total() < kills and not complete(folder):
+        wait_for_work(folder)
         number = random.randrange(2)
         killed = kill_one(drivers[number], folder)
         counts[killed] += bool(killed)
@@ -153,6 +148,18 @@ def torture(kills: int, folder: Path) -> tuple[Counter, float]:
     for driver in drivers:
         driver.wait()
     return +counts, longest
+
+
+def wait_for_work(folder: Path) -> None:
+    """Until a run begins, at most a minute: else a machine that starts slowly is killed before it ever works."""
+    before, end = begun(folder), time.monotonic() + 60
+    while begun(folder) == before and time.monotonic() < end and not complete(folder):
+        time.sleep(0.05)
+
+
+def begun(folder: Path) -> int:
+    journal = folder / "journal"
+    return journal.read_text().count("began ") if journal.exists() else 0
 
 
 def complete(folder: Path) -> bool:

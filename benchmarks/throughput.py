@@ -11,7 +11,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,12 @@ from lowrank.sweeps.studies import grid
 
 STUDY, SEEDS, WORKERS = "shoot-out", 3, (1, 2)
 EMPTY = grid(decomp=["tt"], dataset=["digits"], precision=["float32"], seed=range(200))
-
-
-@cache
-def pixels() -> str:
-    """What the ids of runs on digits are made of."""
-    return load("digits").fingerprint
+PIXELS = load("digits").fingerprint  # a function with a cache would be looked for in the workers' own script
 
 
 def nothing(log: Callable[[str], None], **parameters: Any) -> dict[str, Any]:
     """A trial without training; the driver stores its record."""
-    return {"run": Config.of(parameters).run(pixels()), "status": "done"}
+    return {"run": Config.of(parameters).run(PIXELS), "status": "done"}
 
 
 def timed(study: Any, workers: int, trial: Callable[..., dict], seeds: int = 0) -> tuple[int, float, float]:

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -29,22 +28,17 @@ from lowrank.sweeps.driver import sweep
 from lowrank.sweeps.studies import grid
 
 RUNS, SECONDS = 60, 1.0
+PIXELS = load("digits").fingerprint  # a function with a cache would be looked for in the workers' own script
 FIRST, SECOND = "10.77.0.1", "10.77.0.2"
 ADDRESS = f"tls://{FIRST}:8786"
 DASK = [sys.executable, "-m", "dask"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
-@cache
-def pixels() -> str:
-    """What the ids of runs on digits are made of."""
-    return load("digits").fingerprint
-
-
 def short(log=print, **parameters) -> dict:
     """Stands in for training: stores on the host where it runs, and says which that was."""
     config = Config.of(parameters)
-    run = config.run(pixels())
+    run = config.run(PIXELS)
     with claim(config.folder / run):
         found = record(config.folder, run)
         if found and found["status"] in FINAL:
