@@ -1,9 +1,9 @@
 """The named studies, as plain data: lists of parameters, at three scales.
 
-`smoke` is a rehearsal (small networks learn the built-in digits beyond 90%, seconds a run), `cpu` answers (a network
-of width 16, 24 epochs by the fast recipe, 10 minutes a run and core), `gpu` is the study at full width. At `cpu` a
-tenth of the training images is kept apart: rates, modes and rank rules are chosen on it, and the test accuracy of what
-was chosen is reported. A study of your own is a list:
+`smoke` is a rehearsal (small networks, most of which learn the built-in digits beyond 90%, seconds a run), `cpu`
+answers (a network of width 16, 24 epochs by the fast recipe, 10 minutes a run and core), `gpu` is the study at full
+width. At `cpu` a tenth of the training images is kept apart: rates, modes and rank rules are chosen on it, and the test
+accuracy of what was chosen is reported. A study of your own is a list:
 
     from lowrank import grid, sweep
     mine = grid(decomp=["tt", "ring"], dims=[3, 4], budget=[0.1, 0.3], dataset=["digits"], epochs=[4])
