@@ -1,6 +1,6 @@
 """How long two threads take for a training step, by how OpenMP's threads wait for each other.
 
-    python benchmarks/threads.py          (Linux, 2 cores, about five minutes; nothing else should run)
+    python benchmarks/threads.py          (Linux, 2 cores, about fifteen minutes; nothing else should run)
 
 A process for each way of waiting and each network; they take turns of a few steps, first while nothing else runs, then
 beside two processes that keep both cores busy. Of each turn it is measured how much of the cores other programs used;

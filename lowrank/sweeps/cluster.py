@@ -77,7 +77,7 @@ def slots(slots_per_gpu: int, workers: int) -> list[dict[str, str]]:
     places = (places * workers)[:workers] if workers else places
     threads = str(max(1, CPU_COUNT // len(places)))
     # glibc gives a thread that is not the first an arena of its own, which hands large tensors back to the system every
-    # step: with one arena for all a worker takes three quarters of the time
+    # step: with one arena for all a worker takes four fifths of the time (benchmarks/arenas.py)
     shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "MALLOC_ARENA_MAX": "1"}
     return [{"CUDA_VISIBLE_DEVICES": gpu, **shared} for gpu in places]
 
