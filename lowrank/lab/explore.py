@@ -14,7 +14,7 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 import torch
-from IPython.display import HTML, Code, Image, Markdown, display
+from IPython.display import HTML, Code, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -72,15 +72,21 @@ def tabulate_sizes(table: pd.DataFrame) -> HTML:
     return HTML(table.rename_axis(index=None, columns="layer").to_html(formatters=SHOWN_AS))
 
 
-def place_among(landscape: Landscape | None, parameters: int) -> str:
-    """Where the picture below shows a network of this size."""
-    if landscape is None:
-        return ""
-    if landscape.holds(parameters):
-        return ": the red line below"
-    low, high = landscape.limits
-    end, side = (low, "left") if parameters < low else (high, "right")
-    return f": {side} of the picture below, which ends at {end:,.0f}"
+def tell_setting(
+    landscape: Landscape | None, classes: int, decomp: str, dims: int, size: str, share: float, width: int
+) -> tuple[HTML, int | None]:
+    """What a setting costs, layer by layer, and where it lies among the runs; its parameters. Or why it cannot be."""
+    asked = {} if decomp in PLAIN else {size: round(share, 3)}
+    asked |= {"dims": dims} if uses_dims(decomp) else {}
+    try:
+        config = Config(decomp=decomp, width=width, **asked)
+        counts = sizes(config, classes)
+    except InputError as error:
+        return HTML(f"<p>{html.escape(str(error))}</p>"), None
+    parameters = counts.parameters["network"]
+    said = f"<code>{html.escape(repr(config))}</code>, {parameters:,} parameters"
+    place = landscape.place(parameters) if landscape else ""
+    return HTML(f"{tabulate_sizes(counts).data}<p>{said}{place}</p>"), parameters
 
 
 def setting(runs: str = "runs") -> LivePicture | None:
@@ -96,27 +102,12 @@ def setting(runs: str = "runs") -> LivePicture | None:
     datasets = sorted(alike, key=lambda of: (-sum(table.dataset == of[0]), -of[1])) or [("cifar10", Config.epochs)]
     widths = list(table.width.value_counts().index) or [64]
 
-    def draw(landscape: Landscape | None, parameters: int | None) -> LivePicture | Image | Markdown:
-        if landscape is None:
-            return NO_RUNS
-        inside = parameters if parameters is not None and landscape.holds(parameters) else None
-        return live.show(landscape, inside) if live else landscape.still(inside)
-
-    def show(decomp: str, dims: int, size: str, share: float, width: int, dataset: tuple[str, int]) -> list[Any]:
+    def show(dataset: tuple[str, int], **asked: Any) -> list[Any]:
         landscape = draw_runs(dataset)
-        asked = {} if decomp in PLAIN else {size: round(share, 3)}
-        asked |= {"dims": dims} if uses_dims(decomp) else {}
-        try:
-            config = Config(decomp=decomp, width=width, **asked)
-            counts = sizes(config, classes=100 if dataset[0] == "cifar100" else 10)
-        except InputError as error:
-            return [HTML(f"<p>{html.escape(str(error))}</p>"), draw(landscape, None)]
-        parameters = counts.parameters["network"]
-        said = f"<code>{html.escape(repr(config))}</code>, {parameters:,} parameters"
-        return [
-            HTML(f"{tabulate_sizes(counts).data}<p>{said}{place_among(landscape, parameters)}</p>"),
-            draw(landscape, parameters),
-        ]
+        told, parameters = tell_setting(landscape, 100 if dataset[0] == "cifar100" else 10, **asked)
+        if landscape is None:
+            return [told, NO_RUNS]
+        return [told, live.show(landscape, parameters) if live else landscape.still(parameters)]
 
     controls = controlled(
         show,

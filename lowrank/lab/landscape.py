@@ -55,9 +55,17 @@ class Landscape:
         places = locate_runs(self.ax)
         self.dots = [{"run": run, "x": x, "y": y, "text": describe(rows[run])} for run, (x, y) in places.items()]
 
-    def holds(self, parameters: int) -> bool:
-        """Whether a network of this size lies within the picture."""
-        return self.limits[0] <= parameters <= self.limits[1]
+    def holds(self, parameters: int | None) -> bool:
+        """Whether there is a network, and its size lies within the picture."""
+        return parameters is not None and self.limits[0] <= parameters <= self.limits[1]
+
+    def place(self, parameters: int) -> str:
+        """Where the picture shows a network of this size, in words."""
+        if self.holds(parameters):
+            return ": the red line below"
+        low, high = self.limits
+        end, side = (low, "left") if parameters < low else (high, "right")
+        return f": {side} of the picture below, which ends at {end:,.0f}"
 
     def line(self, parameters: int) -> dict[str, float]:
         """The line of a size, as shares of the picture."""
@@ -66,8 +74,8 @@ class Landscape:
         return {"x": x, "top": ends[0], "bottom": ends[1]}
 
     def still(self, parameters: int | None) -> Image:
-        """The picture with the line of a size in it, for whoever has no mouse."""
-        if parameters is None:
+        """The picture, with the line of a size that lies in it, for whoever has no mouse."""
+        if not self.holds(parameters):
             return Image(self.png)
         line = self.ax.axvline(parameters, color=RED, linewidth=1.5)
         drawn = png(self.figure, DPI)
@@ -88,7 +96,7 @@ class LivePicture(anywidget.AnyWidget):
         """Shows these runs and, if it lies among them, the line of this size."""
         with self.hold_sync():
             self.picture, self.dots = landscape.png, landscape.dots
-            self.line = {} if parameters is None else landscape.line(parameters)
+            self.line = landscape.line(parameters) if landscape.holds(parameters) else {}
         return self
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
