@@ -112,9 +112,9 @@ def hold_groups(groups: Sequence[Sequence[Part]], sizes: Sizes, dims: int, init:
     """Hold every group of layers, which share a weight, in the layout that `sizes` gives it, or note why not."""
     if sizes.needs_weights and any(group[0].module.weight.is_meta for group in groups):
         raise InputError("module: its weights are on the meta device; allowed there: allocation='even', and no error")
-    weights = [weight_matrix(group) for group in groups]
     foldings = [foldings_of(group, sizes, dims) for group in groups]
-    layouts = sizes.layouts([all_names(group) for group in groups], weights, foldings)
+    # No name for the weights: each is to be freed as soon as its layer has cores.
+    layouts = sizes.layouts([all_names(group) for group in groups], [*map(weight_matrix, groups)], foldings)
     for group, layout in zip(groups, layouts, strict=True):
         for part in group:
             vars(part.module).pop("left_dense", None)  # of an earlier time
