@@ -24,7 +24,7 @@ from .errors import InputError, check_functions
 from .files import claim
 from .fingerprint import code_fingerprint
 from .hardware import native
-from .hardware.precision import resolved_precision
+from .hardware.precision import find_slowness, resolved_precision
 from .hardware.process import best_device
 from .network import IMAGE, build, pointwise_shapes, select_decomposable
 from .paths import CHECKOUT, ROOT
@@ -118,6 +118,8 @@ def trained(
         f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
         f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, {config.precision}, {device_name()}"
     )
+    if slowness := find_slowness(config.precision, data.train_images.device):
+        log(slowness)
     if config.start:
         log(f"decomposed from run {config.start}, {size['start_decomp']}: relative error {size['start_error']:.2f}")
     if (images := len(data.train_labels)) < config.batch_size:

@@ -20,10 +20,10 @@ import lowrank
 from lowrank.config import DECOMPS
 from lowrank.data import load
 from lowrank.errors import InputError
-from lowrank.hardware.precision import resolved_precision
+from lowrank.hardware import precision
 from lowrank.paths import ROOT
 
-FASTEST = resolved_precision("auto", torch.device("cpu"))  # bfloat16 crawls where the processor does not know it
+FASTEST = precision.resolved_precision("auto", torch.device("cpu"))  # bfloat16 crawls where the processor does not know it
 
 
 @pytest.mark.parametrize("decomp", DECOMPS)
@@ -41,6 +41,20 @@ def test_compression_is_relative_to_the_separable_network(tmp_path):
     assert run(tmp_path, decomp="separable")["compression"] == 1
     assert run(tmp_path, decomp="dense")["compression"] == 9
     assert 0.4 < run(tmp_path, decomp="tt", budget=0.5)["compression"] <= 0.5
+
+
+def test_a_precision_that_is_slow_here_is_said_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "choose_precision", lambda device: "float32")
+
+    def log(line):
+        if "precision='bfloat16': this processor trains faster in float32" in line:
+            raise KeyboardInterrupt  # heard; no step is taken, which may last for minutes
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, log=log, precision="bfloat16")
+    run(tmp_path, log=log, precision="float32")
+    monkeypatch.setattr(precision, "choose_precision", lambda device: "bfloat16")
+    assert not precision.find_slowness("bfloat16", torch.device("cpu"))
 
 
 def test_a_done_run_is_returned_and_not_trained_again(tmp_path):

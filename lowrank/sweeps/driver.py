@@ -33,7 +33,7 @@ from ..records import FINAL, collect, store
 from ..signatures import show_parameters
 from .cluster import check_scheduler, connected, slots
 from .engine import Engine, Outcome, failed, run_trial
-from .plan import Study, announce, final_record, identified, missing_of, planned, rows_of, work_of
+from .plan import Study, announce, final_record, find_slow, identified, missing_of, planned, rows_of, work_of
 
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
 REDRAW = 10  # seconds between two pictures of the state
@@ -192,6 +192,7 @@ def sweep(
         slots_per_gpu  workers a GPU on this machine; `workers` sets their number (0: one a GPU slot or core)
         timeout        minutes after which a run is ended as failed; 0 is no limit
         show           is given the table now and then; `log` a line at a time
+        trial          trains a run in its worker; anything but the default is for tests
 
     Any parameter of a run that is given replaces the study's in every run. Raises InputError before the first trial if
     a run is not possible or nothing can be stored; Stopped, one line, when interrupted. A run that fails is a row with
@@ -217,6 +218,8 @@ def sweep(
             log(announce(study, scale, configs, missing))
             if missing:
                 log(f"records: {relative(folder)}")
+                if not scheduler and (slowness := find_slow(missing)):
+                    log(slowness)
                 engine = Engine(connect, trial, missing, minutes)
                 run_missing(engine, interrupts, work, log, lambda: show and show(rows_of(configs, folder)))
             return rows_of(configs, folder)

@@ -16,7 +16,7 @@ from ..data import Data, load_data
 from ..errors import refuse_unknown, whole_number
 from ..experiment import count_network, revision
 from ..files import claim
-from ..hardware.precision import resolved_precision
+from ..hardware.precision import find_slowness, resolved_precision
 from ..hardware.process import best_device
 from ..network import build
 from ..records import FINAL, WEIGHTS, record, results
@@ -142,8 +142,10 @@ def final_record(config: Config, run: str) -> dict[str, Any] | None:
 
 
 def work_of(configs: dict[str, Config]) -> dict[str, float]:
-    """What each run costs: the multiply-adds of one image forward, times the epochs. Raises InputError if one of them
-    can have no network."""
+    """What each run costs: the multiply-adds of one image forward, times the epochs.
+
+    Raises InputError if one of them can have no network.
+    """
     return {run: float(config.epochs * multiply_adds(config)) for run, config in configs.items()}
 
 
@@ -172,6 +174,11 @@ def announce(study: Study, scale: str, configs: dict[str, Config], missing: dict
     name = f"{study}, {NAMES.get(scale, scale)}" if isinstance(study, str) else "own grid"
     note = f" ({other} by another revision of the code)" if other else ""
     return f"{name}: {len(configs)} runs, {len(done)} done{note}, {len(missing)} to train"
+
+
+def find_slow(configs: dict[str, Config]) -> str:
+    """A line to log if one of the runs would train faster here in float32 than in the bfloat16 it asks for; or ''."""
+    return max(find_slowness(config.precision, best_device()) for config in configs.values())
 
 
 def rows_of(configs: dict[str, Config], folder: Path) -> pd.DataFrame:

@@ -153,6 +153,14 @@ def test_a_run_that_can_have_no_network_is_named_before_the_first_trial(tmp_path
     assert not trained(tmp_path)
 
 
+def test_a_sweep_says_that_a_precision_is_slow_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "find_slowness", lambda precision, device: f"{precision} crawls")
+    lines: list[str] = []
+    half = [{**each, "precision": "bfloat16"} for each in runs_of(0, 1)]
+    sweep(half, runs=str(tmp_path / "runs"), trial=quick, workers=1, log=lines.append)
+    assert lines.count("bfloat16 crawls") == 1
+
+
 def test_a_trial_that_hangs_is_ended_as_failed(tmp_path):
     table, _ = run_here(tmp_path, 104, 0, timeout=0.03)
     assert table["status"].tolist() == ["failed", "done"]
