@@ -1,7 +1,8 @@
 """Files that are written whole or not at all and read without waiting, and folders that one process at a time holds.
 
 Claims are `flock` locks: they hold between the processes of a host, and between hosts if the file system passes
-them on. The kernel frees them when their process dies.
+them on. The kernel frees them when their process dies. (The package filelock waits by trying again every 50 ms; here a
+process that waits is woken.)
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class Format:
     - `inner` and `factors`, if the cores make two thin factors, W = L R;
     - `weight` and `weigh`, if they make only W itself.
 
-    The rest has an answer already. W has to be linear in every core. A size that is not a
-    rank, such as a number of blocks, goes into `__init__`, with a `refusal` of the weights that it does not fit.
+    The rest has an answer already. W has to be linear in every core. A size that is not a rank, such as a number of
+    blocks, goes into `__init__`, with a `refusal` of the weights that it does not fit.
 
     >>> form, folding = lowrank.formats.FORMATS["tt"], lowrank.formats.fold(64, 64, dims=3)
     >>> folding.modes, form.largest(folding), form.shapes(folding, (4, 4))

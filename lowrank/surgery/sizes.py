@@ -63,7 +63,7 @@ class Sizes:
 
         Of several foldings the first is the usual one; allocation by the error may take another.
         """
-        found: dict[int, Layout | str] = self.refused(names, foldings)
+        found: dict[int, Layout | str] = self.find_refused(names, foldings)
         for pattern, ranks in self.ranks.items():
             for k in self.open(names, found, "ranks", pattern):
                 found[k] = Layout(self.decomp, foldings[k][0], self.checked_ranks(foldings[k][0], ranks))
@@ -77,7 +77,7 @@ class Sizes:
             found |= zip(rest, chosen, strict=True)
         return [found.get(k, "no pattern names it") for k in range(len(names))]
 
-    def refused(self, names: Sequence[list[str]], foldings: Sequence[Sequence[Folding]]) -> dict[int, str]:
+    def find_refused(self, names: Sequence[list[str]], foldings: Sequence[Sequence[Folding]]) -> dict[int, str]:
         """The weights that the format cannot hold, and why. Warns of them; raises InputError if it can hold none."""
         form, usual = FORMATS[self.decomp], [choices[0] for choices in foldings]
         found = {k: reason for k, folding in enumerate(usual) if (reason := form.refusal(folding))}

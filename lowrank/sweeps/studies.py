@@ -31,7 +31,7 @@ SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "dataset": "digits",
         "width": 8,
-        "epochs": 4,
+        "epochs": 6,
         "batch_size": 32,
         "learning_rate": 0.1,
         "augment": False,  # a mirrored digit is another sign
@@ -87,7 +87,7 @@ def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def list_values(name: str, values: Iterable[Any]) -> list[Any]:
-    """Raises InputError if they cannot be listed, as one value or a text, whose letters nobody means, cannot."""
+    """The values, but not many more than a grid may have. Raises InputError at one value, and at a text."""
     try:
         if not isinstance(values, str | bytes):
             return list(islice(values, MOST_RUNS + 1))
