@@ -180,6 +180,7 @@ def hold_tied(parts: Sequence[Part], layout: Layout, init: str, contraction: str
         decomposed._parameters |= cores
         decomposed.error = error
         become(layer, decomposed)
+        part.weights.clear()  # which frees the weight
 
 
 def layouts_of(module: nn.Module) -> dict[str, Layout]:
