@@ -23,7 +23,7 @@ from lowrank.errors import InputError
 from lowrank.hardware import precision
 from lowrank.paths import ROOT
 
-FASTEST = precision.resolved_precision("auto", torch.device("cpu"))  # bfloat16 crawls where the processor does not know it
+FASTEST = precision.resolved_precision("auto", torch.device("cpu"))  # bfloat16 crawls on some
 
 
 @pytest.mark.parametrize("decomp", DECOMPS)
