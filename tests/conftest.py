@@ -47,6 +47,14 @@ def cluster():
 
 
 @pytest.fixture
+def seeded() -> None:
+    """The same random numbers every time, whatever ran before."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
 def nothing_registered():
     """Takes out again what a test registers."""
     from lowrank.formats import FORMATS

@@ -1,12 +1,15 @@
 """Runs, networks and folded weights that are small enough for a test."""
 
+import pytest
+import torch
 from hypothesis import strategies as st
 
 import lowrank
 from lowrank.config import Config
-from lowrank.formats import fold
+from lowrank.formats import FORMATS, fold
 
 SMALL = {"dataset": "digits", "width": 4, "batch_size": 256, "precision": "float32", "augment": True}
+kinds = pytest.mark.parametrize("decomp", FORMATS)
 foldings = st.builds(
     fold,
     st.integers(1, 300),
@@ -28,3 +31,10 @@ def run(runs, log=quiet, **parameters):
 def networks(**parameters):
     config = Config(**{**SMALL, **parameters}).fitted(1500)
     return config, lowrank.build(config, classes=10)
+
+
+def fall(outputs: int, inputs: int, share: float = 1.0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A random matrix with the falling singular values of trained weights, a share of which is left."""
+    left, values, right = torch.linalg.svd(torch.randn(outputs, inputs, dtype=dtype), full_matrices=False)
+    kept = torch.arange(len(values)) < max(1, round(share * len(values)))
+    return left * values * torch.logspace(0, -2, len(values), dtype=dtype) * kept @ right

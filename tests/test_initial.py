@@ -5,6 +5,7 @@ from math import prod, sqrt
 import pytest
 import tensorly
 import torch
+from small import fall, kinds
 from tensorly.decomposition import parafac, tensor_train, tucker
 from torch import nn
 
@@ -13,14 +14,9 @@ from lowrank.formats import FORMATS, MOST_DIMS, Layout, fold, solve
 from lowrank.initial import approximate, balance, draw
 from lowrank.layers import Decomposed, DecomposedConv2d
 
-kinds = pytest.mark.parametrize("decomp", FORMATS)
+pytestmark = pytest.mark.usefixtures("seeded")
 SCALES = [1e-9, 0.05, 0.1, 0.25, 0.5, 0.75, 1]
 SHAPES = [(128, 128, 1), (64, 48, 1), (24, 16, 9)]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 def empty(decomp, outputs, inputs, kernel=1, dims=3, scale=0.5) -> Decomposed:
@@ -114,12 +110,6 @@ def test_a_layer_of_zeros_starts_at_zeros_and_still_learns(decomp):
 # --- from a weight
 
 
-def structured(outputs: int, inputs: int) -> torch.Tensor:
-    """A random matrix with the falling singular values of trained weights."""
-    left, values, right = torch.linalg.svd(torch.randn(outputs, inputs), full_matrices=False)
-    return left * values * torch.logspace(0, -2, len(values)) @ right
-
-
 def tails(weight: torch.Tensor, axes: list[tuple[int, ...]], ranks) -> torch.Tensor:
     """For each rank, the squared norm that the best matrix of that rank leaves out, the axes of a tensor as rows."""
     left_out = []
@@ -135,7 +125,7 @@ def tails(weight: torch.Tensor, axes: list[tuple[int, ...]], ranks) -> torch.Ten
 @pytest.mark.parametrize("scale", [1e-9, 0.1, 0.5, 1])
 def test_the_error_is_within_the_bounds_of_the_theory(decomp, dims, scale):
     """Above the largest part that any one rank leaves out, below all of them together (Oseledets, De Lathauwer)."""
-    weight, layer = structured(48, 40), empty(decomp, 48, 40, 1, dims, scale)
+    weight, layer = fall(48, 40), empty(decomp, 48, 40, 1, dims, scale)
     error = approximate(layer, weight)
     assert error == pytest.approx(((layer.matrix() - weight).norm() / weight.norm()).item(), abs=1e-5)
     tensor, ranks = weight.reshape(layer.layout.folding.modes), layer.layout.ranks
@@ -146,7 +136,7 @@ def test_the_error_is_within_the_bounds_of_the_theory(decomp, dims, scale):
 
 
 def test_one_cut_is_the_best_matrix_of_its_rank():
-    weight = structured(48, 40)
+    weight = fall(48, 40)
     for decomp, close in (("tt", 1e-5), ("bottleneck", 1e-5), ("cp", 1e-2), ("ring", 1e-2)):
         layer = empty(decomp, 48, 40, 1, 2, 0.3)
         best = sqrt(tails(weight, [(0,)], [layer.layout.inner])[0])
@@ -157,7 +147,7 @@ def test_one_cut_is_the_best_matrix_of_its_rank():
 @pytest.mark.parametrize("scale", [0.1, 0.5])
 def test_the_error_is_tensorlys_or_nearly(dims, scale):
     tensorly.set_backend("pytorch")
-    weight = structured(48, 40)
+    weight = fall(48, 40)
     peers = {
         "tt": lambda tensor, ranks: tensor_train(tensor, [1, *ranks, 1]),
         "tucker": lambda tensor, ranks: tucker(tensor, list(ranks)),
@@ -172,7 +162,7 @@ def test_the_error_is_tensorlys_or_nearly(dims, scale):
 
 @pytest.mark.parametrize("dims", [2, 3, 4, 6])
 def test_full_ranks_reproduce_the_weight(dims):
-    weight = structured(24, 16 * 9)
+    weight = fall(24, 16 * 9)
     for decomp in ("tt", "tucker", "tucker_tt"):
         layer = empty(decomp, 24, 16, 9, dims, 1)
         assert approximate(layer, weight) < 1e-5
@@ -181,7 +171,7 @@ def test_full_ranks_reproduce_the_weight(dims):
 
 @kinds
 def test_larger_ranks_approximate_better(decomp):
-    weight = structured(24, 20)
+    weight = fall(24, 20)
     errors = [approximate(empty(decomp, 24, 20, 1, 3, scale), weight) for scale in (1e-9, 0.3, 0.6, 1)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0]
 
@@ -206,7 +196,7 @@ def test_a_weight_of_rank_one_leaves_no_parameter_dead(decomp):
 @pytest.mark.parametrize("decomp, ranks", [("tt", (8, 20)), ("tucker", (2, 2, 9)), ("tucker_tt", (2, 2, 9, 3, 4))])
 def test_ranks_above_the_useful_ones_leave_no_parameter_dead(decomp, ranks):
     """tntorch cuts them; what is filled up changes no weight and has gradients."""
-    weight, layer = structured(24, 20), DecomposedConv2d(nn.Conv2d(20, 24, 1), Layout(decomp, fold(24, 20, 3), ranks))
+    weight, layer = fall(24, 20), DecomposedConv2d(nn.Conv2d(20, 24, 1), Layout(decomp, fold(24, 20, 3), ranks))
     error = approximate(layer, weight)
     assert error == pytest.approx(((layer.matrix() - weight).norm() / weight.norm()).item(), abs=1e-5)
     assert alive(layer) == layer.layout.parameters

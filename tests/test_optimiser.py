@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import networks
+from small import kinds, networks
 from torch import nn
 
 import lowrank
@@ -13,8 +13,6 @@ from lowrank.data import load
 from lowrank.formats import FORMATS
 from lowrank.layers import Decomposed
 from lowrank.optimiser import AIM, SCHEDULES, core_rates, gains, make_optimiser, weight_decays
-
-kinds = pytest.mark.parametrize("decomp", FORMATS)
 
 
 def layer(decomp, dims=4, scale=0.3) -> Decomposed:

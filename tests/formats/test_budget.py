@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import foldings
+from small import foldings, kinds
 from torch import nn
 
 from lowrank import InputError, formats
@@ -19,7 +19,6 @@ from lowrank.network import pointwise_shapes
 
 BUDGETS = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 SCALES = [k / 20 for k in range(1, 21)]
-kinds = pytest.mark.parametrize("decomp", FORMATS)
 every_dims = pytest.mark.parametrize("dims", [2, 3, 4, 6])
 
 sizes = st.integers(1, 90)

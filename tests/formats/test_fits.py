@@ -5,19 +5,15 @@ from itertools import product
 import pytest
 import tensorly
 import torch
+from small import fall, kinds
 from tensorly.decomposition import parafac, tensor_ring, tensor_train, tucker
 
 from lowrank.formats import FORMATS, Folding, Layout, fold, path, walked
 from lowrank.formats.als import Columns, Links, sweep_cores
 from lowrank.formats.fits import leading, widen
 
-kinds = pytest.mark.parametrize("decomp", FORMATS)
+pytestmark = pytest.mark.usefixtures("seeded")
 SHAPES = [(1, 13, 1), (13, 1, 1), (1, 1, 1), (7, 11, 1), (6, 4, 9)]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 def fit_matrix(weight: torch.Tensor, decomp: str, folding: Folding, ranks) -> list[torch.Tensor]:
@@ -27,12 +23,6 @@ def fit_matrix(weight: torch.Tensor, decomp: str, folding: Folding, ranks) -> li
 def measure_error(weight: torch.Tensor, decomp: str, folding: Folding, ranks) -> float:
     cores = fit_matrix(weight, decomp, folding, ranks)
     return ((Layout(decomp, folding, tuple(ranks)).weight(cores) - weight).norm() / weight.norm()).item()
-
-
-def fall(outputs: int, inputs: int, dtype=torch.float32) -> torch.Tensor:
-    """A random matrix with the falling singular values of trained weights."""
-    left, values, right = torch.linalg.svd(torch.randn(outputs, inputs, dtype=dtype), full_matrices=False)
-    return left * values * torch.logspace(0, -2, len(values), dtype=dtype) @ right
 
 
 def repeat_products(dtype=torch.float32) -> torch.Tensor:
@@ -67,7 +57,7 @@ def test_every_shape_and_rank_gives_the_formats_cores(decomp, dims):
 @pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_full_ranks_recover_the_weight_to_its_precision(dims, dtype, close):
     for outputs, inputs, kernel in SHAPES:
-        weight, folding = fall(outputs, inputs * kernel, dtype), fold(outputs, inputs, dims, kernel)
+        weight, folding = fall(outputs, inputs * kernel, dtype=dtype), fold(outputs, inputs, dims, kernel)
         for decomp in ("tt", "tucker", "tucker_tt"):
             assert measure_error(weight, decomp, folding, FORMATS[decomp].largest(folding)) < close
         assert measure_error(weight, "bottleneck", folding, (min(outputs, inputs * kernel),)) < close
@@ -168,7 +158,7 @@ def test_errors_are_no_larger_than_tensorlys(dims, share, make):
 @pytest.mark.parametrize("kind, decomp, ranks", [(Columns(), "cp", (9,)), (Links(), "ring", (2, 3, 4, 2))])
 def test_a_sweep_reports_the_error_of_the_cores_that_it_leaves(kind, decomp, ranks):
     layout = Layout(decomp, fold(48, 40, 4), ranks)
-    weight = fall(48, 40, torch.float64)
+    weight = fall(48, 40, dtype=torch.float64)
     weight /= weight.norm()
     cores = [torch.randn(shape, dtype=torch.float64) for shape in layout.shapes]
     if decomp == "ring":  # held with their modes first

@@ -1,14 +1,24 @@
-"""Layout: the multiply-adds are what opt_einsum counts, and the contraction is the one with less work."""
+"""Layout: the weight is the one that the format defines, the work what opt_einsum counts, the contraction the least."""
 
+from itertools import product
 from math import prod
 from string import ascii_lowercase, ascii_uppercase
 
 import opt_einsum
 import pytest
+import tltorch
+import tntorch
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layers_at_random import convolution, einsum, filled
+from small import kinds
+from torch import nn
 
 from lowrank.formats import FORMATS, Layout, fold, solve
+from lowrank.layers import DecomposedConv2d
+
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def cost(expression: str, shapes: list[tuple[int, ...]]) -> int:
@@ -98,3 +108,40 @@ def test_the_contraction_is_the_one_with_less_work(channels):
         thin, full = layout.multiply_adds("factors"), layout.multiply_adds("weight")
         assert thin == rank * 2 * channels and full == channels**2
         assert layout.contraction == contraction and layout.multiply_adds() == min(thin, full)
+
+
+@kinds
+@pytest.mark.parametrize("rank_rule", ["useful", "original"])
+def test_the_weight_is_the_formats_definition(decomp, rank_rule):
+    for dims, (outputs, inputs, kernel) in product([2, 3, 5], [(12, 10, 3), (7, 1, 1), (1, 13, 1), (30, 64, 1)]):
+        for scale in (1e-9, 0.3, 1):
+            folding = fold(outputs, inputs, dims, kernel**2, rank_rule)
+            layout = solve(decomp, [folding], rank_scale=scale, rank_rule=rank_rule)[0]
+            layer = filled(DecomposedConv2d(nn.Conv2d(inputs, outputs, kernel), layout))
+            defined = einsum(layout, [core.double() for core in layer.cores]).reshape(layer.weight.shape)
+            torch.testing.assert_close(layer.weight, defined.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("decomp", ["tt", "tucker", "tucker_tt", "cp"])
+def test_the_weight_is_tntorchs(decomp):
+    layer = convolution(decomp, kernel=3)
+    cores, dims = [core.detach() for core in layer.cores], 4
+    tensor = {
+        "tt": lambda: tntorch.Tensor(cores),
+        "cp": lambda: tntorch.Tensor(cores),
+        "tucker_tt": lambda: tntorch.Tensor(cores[dims:], Us=cores[:dims]),
+        "tucker": lambda: tntorch.Tensor(tntorch.Tensor(cores[0]).cores, Us=cores[1:]),
+    }[decomp]()
+    torch.testing.assert_close(layer.weight, tensor.torch().reshape(layer.weight.shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("decomp", ["tt", "tucker", "cp"])
+def test_the_weight_is_tensorly_torchs(decomp):
+    layer = convolution(decomp, kernel=3)
+    cores = list(layer.cores)
+    tensor = {
+        "tt": lambda: tltorch.TTTensor(cores),
+        "cp": lambda: tltorch.CPTensor(torch.ones(layer.layout.ranks[0]), cores),
+        "tucker": lambda: tltorch.TuckerTensor(cores[0], cores[1:]),
+    }[decomp]()
+    torch.testing.assert_close(layer.weight, tensor.to_tensor().reshape(layer.weight.shape), rtol=1e-4, atol=1e-5)

@@ -4,45 +4,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import layouts, uneven
+from small import fall, kinds
 from torch import nn
 
-from lowrank import decompose, densify, summary
-from lowrank.formats import FORMATS, Folding, Layout, fold, solve
+from lowrank import decompose, summary
+from lowrank.formats import FORMATS, Folding, Layout, fold
 from lowrank.layers import Decomposed
 from lowrank.surgery.allocation import Option, list_foldings, spend_budget
 
-kinds = pytest.mark.parametrize("decomp", FORMATS)
+pytestmark = pytest.mark.usefixtures("seeded")
 cuts = pytest.mark.parametrize("decomp", ["bottleneck", "tt", "tucker", "tucker_tt"])
 shapes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 9])), min_size=1, max_size=4)
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def fall(outputs: int, inputs: int, share: float = 1.0) -> torch.Tensor:
-    """A random matrix, a share of whose singular values are left, and fall."""
-    left, values, right = torch.linalg.svd(torch.randn(outputs, inputs), full_matrices=False)
-    kept = torch.arange(len(values)) < max(1, round(share * len(values)))
-    return left * values * torch.logspace(0, -2, len(values)) * kept @ right
-
-
-def layouts(net: nn.Module) -> list[Layout]:
-    return [layer.layout for layer in net.modules() if isinstance(layer, Decomposed)]
-
-
 def smallest(decomp: str, folding: Folding) -> int:
     return Layout(decomp, folding, (1,) * len(FORMATS[decomp].largest(folding))).parameters
-
-
-def network() -> nn.Sequential:
-    """One layer of full rank, two that need little."""
-    convolution = nn.Conv2d(64, 32, 3, padding=1)
-    net = nn.Sequential(nn.Linear(48, 64), nn.Linear(64, 64), nn.Unflatten(1, (64, 1, 1)), convolution)
-    for layer, share in ((net[1], 0.05), (net[3], 0.1)):
-        layer.weight.data = fall(layer.weight.shape[0], layer.weight[0].numel(), share).reshape(layer.weight.shape)
-    return net
 
 
 @kinds
@@ -72,7 +49,7 @@ def test_a_budget_is_never_exceeded(decomp, shapes, dims, budget, zero):
 @pytest.mark.parametrize("budget", [0.1, 0.25, 0.5])
 def test_it_loses_less_than_the_even_path(decomp, budget):
     """In the squared relative errors of all layers, some of which need far less than others."""
-    net = network()
+    net = uneven()
     lost = {}
     for allocation in ("even", "error"):
         small = decompose(net, decomp=decomp, budget=budget, allocation=allocation)
@@ -93,17 +70,6 @@ def test_a_layer_that_needs_all_its_weights_is_left_dense_and_said_so(decomp):
     assert (table.parameters <= table.weights).all() and table.parameters.sum() <= 0.3 * table.weights.sum()
     again = decompose(small, decomp=decomp, budget=0.5)
     assert isinstance(again[0], Decomposed) and summary(again).left["0"] == ""
-
-
-def test_each_dense_layer_has_its_own_reason_and_loses_it_once_it_is_decomposed():
-    net = nn.Sequential(nn.Linear(48, 64), nn.Linear(64, 64))
-    named = decompose(net, budgets={"0": 0.3})
-    assert summary(named).left.tolist() == ["", "no pattern names it"]
-    net[0].weight.data = torch.randn(1, 64).T @ torch.randn(1, 48)
-    near = decompose(net, error=0.1)
-    assert summary(near).left.tolist() == ["", "nothing smaller comes within error=0.1"]
-    again = densify(decompose(near, budget=0.5, only="1"))
-    assert summary(again).left.tolist() == ["", ""]
 
 
 @cuts
@@ -130,7 +96,7 @@ def test_a_larger_budget_loses_no_more(decomp):
 @pytest.mark.parametrize("error", [0.1, 0.3, 0.6])
 def test_no_layer_is_off_by_more_than_the_error(decomp, error):
     """Those that would have to be as large as their weight are left dense."""
-    net = network()
+    net = uneven()
     small = decompose(net, decomp=decomp, error=error)
     held = [layer for layer in small.modules() if isinstance(layer, Decomposed)]
     assert held and all(layer.error <= error for layer in held)
@@ -143,22 +109,6 @@ def test_a_larger_error_needs_no_more_parameters(decomp):
     layer.weight.data = fall(40, 36)
     sizes = [layouts(decompose(layer, decomp=decomp, error=error))[0].parameters for error in (0.1, 0.2, 0.4, 0.8)]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
-
-
-def test_ranks_by_hand_are_taken():
-    net = network()
-    assert [layout.ranks for layout in layouts(decompose(net, decomp="bottleneck", ranks=5))] == [(5,)] * 3
-    mixed = decompose(net, decomp="tt", ranks={"0": (2, 3), "*": 4})
-    assert [layout.ranks for layout in layouts(mixed)] == [(2, 3), (4, 4), (4, 4)]
-    largest = FORMATS["bottleneck"].largest(fold(64, 48, 3))
-    assert layouts(decompose(net, decomp="bottleneck", ranks=10**6))[0].ranks == largest
-
-
-def test_random_cores_and_ghosts_follow_the_even_path():
-    net = network()
-    even = solve("tt", [fold(64, 48, 3), fold(64, 64, 3), fold(32, 64, 3, 9)], budget=0.3)
-    assert layouts(decompose(net, budget=0.3, init="random")) == even
-    assert layouts(decompose(net.to("meta"), budget=0.3)) == even
 
 
 def test_a_kernel_may_be_a_mode_of_its_own():

@@ -5,25 +5,19 @@ import warnings
 
 import pytest
 import torch
+from networks import Language, decomposed, decomposed_names, several, small
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from lowrank import InputError, decompose, densify, summary
-from lowrank.layers import SUPPORTED, Decomposed, DecomposedConv2d, DecomposedLinear, support
+from lowrank.layers import separable
+from lowrank.network import cifar_network
 
 pytestmark = [
+    pytest.mark.usefixtures("seeded"),
     pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def decomposed(net: nn.Module) -> list[str]:
-    return [name for name, layer in net.named_modules() if isinstance(layer, Decomposed)]
 
 
 class LoRA(nn.Linear):
@@ -81,7 +75,7 @@ def test_what_cannot_be_decomposed_is_left_said_and_listed(kind):
     with pytest.warns(UserWarning, match=f"^left as they are: left.*{reason}") as said:
         net = decompose(plain, rank_scale=0.5)
     assert len(said) == 1 and "\n" not in str(said[0].message)
-    assert "taken" in decomposed(net) and "left" not in decomposed(net)
+    assert "taken" in decomposed_names(net) and "left" not in decomposed_names(net)
     weights = sum(each.numel() for each in plain.left.parameters() if each.dim() > 1)
     for table in (summary(plain), summary(net)):
         rows = table[table.index.str.startswith("left")]
@@ -122,65 +116,13 @@ def test_many_of_one_reason_are_shortened():
         decompose(plain, rank_scale=0.5)
 
 
-def test_a_type_whose_forward_is_known_can_be_registered():
-    class Mine(nn.Linear):
-        def forward(self, x):
-            return super().forward(x)
-
-    plain = nn.Sequential(Mine(12, 8))
-    with pytest.raises(InputError, match="Mine, which computes in a way of its own"):
-        decompose(plain, rank_scale=0.5)
-    support(Mine, DecomposedLinear)
-    try:
-        net = decompose(plain, rank_scale=1, dims=2)
-        assert decomposed(net) == ["0"] and type(densify(net)[0]) is Mine
-        x = torch.randn(3, 12)
-        torch.testing.assert_close(net(x), plain(x), rtol=1e-4, atol=1e-4)
-    finally:
-        del SUPPORTED[Mine]
-    with pytest.raises(InputError, match="decomposed=<class .*Linear'>; allowed: a subclass of Decomposed"):
-        support(Mine, nn.Linear)
-
-
-def test_a_subclass_that_computes_as_its_base_does_is_known():
-    class Named(nn.Conv3d):
-        """As torchvision's Conv3DSimple."""
-
-        def __init__(self, planes):
-            super().__init__(3, planes, 1)
-
-        @staticmethod
-        def stride_of(stride):
-            return stride
-
-    plain, x = Named(8), torch.randn(2, 3, 4, 4, 4)
-    net = decompose(plain, dims=2, rank_scale=1)
-    assert type(densify(net)) is Named and isinstance(net, Decomposed)
-    torch.testing.assert_close(net(x), plain(x), rtol=1e-4, atol=1e-4)
-
-
 def test_what_a_module_keeps_of_a_forward_pass_does_not_stop_it():
     plain = nn.Sequential(nn.Linear(4, 4))
     plain.cache = {"cpu": plain[0](torch.randn(2, 4))}
-    assert decomposed(decompose(plain, rank_scale=0.5)) == ["0"]
+    assert decomposed_names(decompose(plain, rank_scale=0.5)) == ["0"]
 
 
 # --- tied weights
-
-
-class Language(nn.Module):
-    """An embedding and a head of one weight, and two linear layers of another."""
-
-    def __init__(self, head=True):
-        super().__init__()
-        self.embed, self.one, self.two = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 16)
-        self.head = nn.Linear(16, 20, bias=False)
-        self.two.weight = self.one.weight
-        if head:
-            self.head.weight = self.embed.weight
-
-    def forward(self, tokens):
-        return self.head(self.two(torch.relu(self.one(self.embed(tokens)))))
 
 
 def parameters(net: nn.Module) -> int:
@@ -192,7 +134,7 @@ def test_layers_of_one_weight_are_layers_of_the_same_cores(decomp):
     plain, tokens = Language(), torch.randint(20, (3, 5))
     with pytest.warns(UserWarning, match=r"head \(tied to embed \(Embedding\)\)"):
         net = decompose(plain, decomp=decomp, budget=0.5)
-    assert decomposed(net) == ["one", "two"] and net.head.weight is net.embed.weight
+    assert decomposed_names(net) == ["one", "two"] and net.head.weight is net.embed.weight
     assert all(a is b for a, b in zip(net.one.cores, net.two.cores, strict=True))
     assert net.one.bias is not net.two.bias and parameters(net) <= parameters(plain)
     dense = densify(net)
@@ -207,7 +149,7 @@ def test_layers_of_one_weight_are_layers_of_the_same_cores(decomp):
 def test_a_layer_tied_to_one_that_is_skipped_stays_with_it():
     with pytest.warns(UserWarning, match=r"one \(tied to two \(Linear\)\)"):
         net = decompose(Language(head=False), rank_scale=0.5, skip=["two", "embed"])
-    assert decomposed(net) == ["head"] and net.one.weight is net.two.weight
+    assert decomposed_names(net) == ["head"] and net.one.weight is net.two.weight
 
 
 def test_a_weight_that_layers_use_in_different_ways_is_left():
@@ -215,7 +157,7 @@ def test_a_weight_that_layers_use_in_different_ways_is_left():
     plain[1].weight = plain[0].weight
     with pytest.warns(UserWarning, match=r"0 \(tied to 1 \(ConvTranspose1d\)\); 1 \(tied to 0 \(Conv1d\)\)"):
         net = decompose(plain, rank_scale=0.5)
-    assert decomposed(net) == ["2"] and net[0].weight is net[1].weight
+    assert decomposed_names(net) == ["2"] and net[0].weight is net[1].weight
 
 
 # --- what is not ready
@@ -237,7 +179,7 @@ def test_a_layer_that_is_not_ready_is_named(layer, message, init):
     with pytest.raises(InputError, match=f"^culprit.*{message}") as raised:
         decompose(plain, rank_scale=0.5, init=init)
     assert "\n" not in str(raised.value)
-    assert decomposed(decompose(plain, rank_scale=0.5, init=init, skip="culprit")) == ["fine"]
+    assert decomposed_names(decompose(plain, rank_scale=0.5, init=init, skip="culprit")) == ["fine"]
     summary(plain)
 
 
@@ -247,11 +189,7 @@ def filled(layer: nn.Module, value: float) -> nn.Module:
     return layer
 
 
-# --- which layers, and how large
-
-
-def several() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(16, 12), nn.Linear(12, 10))
+# --- which layers
 
 
 @pytest.mark.parametrize(
@@ -268,99 +206,28 @@ def several() -> nn.Sequential:
     ],
 )
 def test_layers_are_chosen_by_pattern_type_or_function(choice, names):
-    assert decomposed(decompose(several(), rank_scale=0.5, **choice)) == names
+    assert decomposed_names(decompose(several(), rank_scale=0.5, **choice)) == names
 
 
-def size(net: nn.Module, *names: str) -> float:
-    """The share that these layers have of their weights."""
-    table = summary(net).loc[list(names)]
-    return table.parameters.sum() / table.weights.sum()
+def test_grouped_convolutions_are_left_and_said_so():
+    net = nn.Sequential(separable(8, 16), nn.Conv2d(16, 16, 1, groups=2))
+    with pytest.warns(UserWarning, match=r"left as they are: 0\.depthwise, 1 \(grouped\)"):
+        net = decompose(net, decomp="tt", rank_scale=0.5)
+    assert list(decomposed(net)) == ["0.pointwise"]
+    assert list(summary(net).decomp) == ["grouped", "tt", "grouped"]
 
 
-@pytest.mark.parametrize("decomp", ["bottleneck", "tt", "tucker", "cp", "ring"])
-def test_budgets_by_hand(decomp):
-    net = decompose(several(), decomp=decomp, budgets={"1": 0.2, "[01]": 0.6}, budget=0.5)
-    assert 0.1 < size(net, "1") <= 0.2 < 0.4 < size(net, "0") <= 0.6 and 0.4 < size(net, "3", "4") <= 0.5
-    assert decomposed(decompose(several(), decomp=decomp, budgets={"1": 0.2})) == ["1"]
+def test_skip_leaves_layers_by_pattern_and_counts_no_budget_for_them():
+    plain = cifar_network(8, 10, separable)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # grouped ones that are skipped need no warning
+        net = decompose(plain, decomp="tt", budget=0.3, skip=["first", "*depthwise", "head"])
+    pointwise = summary(net)[lambda table: table.index.str.endswith("pointwise")]
+    assert set(decomposed(net)) == set(pointwise.index[pointwise.decomp == "tt"])
+    assert pointwise.parameters.sum() <= 0.3 * pointwise.weights.sum()
 
 
-def test_ranks_by_hand():
-    net = decompose(several(), decomp="bottleneck", ranks={"0": 3, "3": (5,), "4": 100})
-    assert [net[k].layout.ranks for k in (0, 3, 4)] == [(3,), (5,), (5,)] and decomposed(net) == ["0", "3", "4"]
-    net = decompose(several(), decomp="tucker", dims=4, ranks={"1": (2, 3, 2, 4)}, budget=0.5)
-    assert net[1].layout.ranks == (2, 3, 2, 4) and size(net, "0", "3", "4") <= 0.5
-
-
-@pytest.mark.parametrize("decomp", ["bottleneck", "cp", "tt", "tucker", "tucker_tt", "ring"])
-def test_a_budget_of_all_takes_the_largest_that_is_of_use(decomp):
-    net = decompose(several(), decomp=decomp, budget=1.0, init="random")
-    assert 0.8 < size(net, "0", "1", "3", "4") <= 1
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"budget": "0.1"}, "budget='0.1'; allowed"),
-        ({"budget": True}, "budget=True"),
-        ({"rank_scale": [0.5]}, r"rank_scale=\[0.5\]"),
-        ({"budgets": {"0": 2}}, r"budgets={'0': 2}; allowed: numbers above 0 and up to 1"),
-        ({"budgets": {"9": 0.5}}, "budgets='9' names no layer of 0, 1, 3, 4"),
-        ({"ranks": {"0": 0}}, r"ranks=0; bottleneck takes 1 to \(10,\) for modes"),
-        ({"ranks": {"0": (1, 2)}}, r"ranks=\(1, 2\); bottleneck takes 1 to \(10,\)"),
-        ({"ranks": {"0": (99,)}}, r"ranks=\(99,\)"),
-        ({"ranks": {"0": 2.5}}, r"ranks=2.5"),
-        ({"ranks": "8"}, "ranks='8'; bottleneck takes 1 to"),
-        ({"budgets": 0.5}, r"budgets=0.5; allowed: .*pattern"),
-        ({"only": "9", "budget": 0.5}, "only='9' names no layer; there are 0, 1, 3, 4"),
-        ({"skip": [3], "budget": 0.5}, "skip=3; allowed: patterns of names, types, functions"),
-        ({"skip": 3, "budget": 0.5}, "skip=3; allowed: patterns of names, types, functions"),
-        ({"skip": nn.LSTM, "budget": 0.5}, "skip=<class .*LSTM'> names no layer"),
-    ],
-)
-def test_a_wrong_choice_gets_one_line(options, message):
-    with pytest.raises(InputError, match=message) as raised:
-        decompose(several(), decomp="bottleneck", **options)
-    assert "\n" not in str(raised.value)
-
-
-# --- the table, of real inputs
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_the_summary_takes_networks_of_any_precision(dtype):
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
-    expected = summary(net, (3, 8, 8)).multiply_adds.tolist()
-    assert summary(net.to(dtype), (3, 8, 8)).multiply_adds.tolist() == expected == [36 * 216, 36 * 32]
-
-
-def test_the_summary_takes_inputs_of_any_kind():
-    class Both(Language):
-        def forward(self, tokens, *, mask):
-            return super().forward(tokens) * mask
-
-    tokens = torch.randint(20, (3, 5))
-    expected = [0, 15 * 256, 15 * 256, 15 * 320]
-    assert summary(Language(), example=tokens).multiply_adds.tolist() == expected
-    assert summary(Language(), example=(tokens,)).multiply_adds.tolist() == expected
-    assert summary(Both(), example={"tokens": tokens, "mask": 1}).multiply_adds.tolist() == expected
-    with pytest.raises(InputError, match=r"image=\(5,\), without example=: the network does not take it"):
-        summary(nn.Sequential(nn.Embedding(20, 4)), (5,))
-    with pytest.raises(InputError, match="example: the network does not take it") as raised:
-        summary(Language(), example=torch.randn(3))
-    assert "\n" not in str(raised.value)
-
-
-def test_the_summary_leaves_the_network_as_it_was():
-    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Sequential(nn.Linear(4, 4)).eval())
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    summary(net, example=torch.randn(3, 4))
-    assert [layer.training for layer in net] == [True, True, False] and not net[0]._forward_hooks
-    torch.testing.assert_close(dict(net.state_dict()), before)
-
-
-def test_a_transposed_convolution_is_counted_where_it_takes_its_input():
-    net = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=2, bias=False))
-    assert summary(net, (4, 5, 5)).multiply_adds.tolist() == [25 * 4 * 6 * 4]
-    net = decompose(net, decomp="bottleneck", ranks={"0": 2}, contraction="factors")
-    assert summary(net, (4, 5, 5)).multiply_adds.tolist() == [25 * 4 * 2 * 4 + 100 * 2 * 6]
-    assert isinstance(net[0], Decomposed) and not isinstance(net[0], DecomposedConv2d)
+def test_what_is_decomposed_already_is_left():
+    once = decompose(small(), decomp="tt", rank_scale=0.5, skip="6")
+    twice = decompose(once, decomp="cp", rank_scale=0.5)
+    assert [layer.layout.decomp for layer in decomposed(twice).values()] == ["tt", "tt", "cp"]

@@ -1,40 +1,25 @@
 """Any network: its layers are decomposed under one budget, go on working, and become plain layers again."""
 
-import warnings
 from contextlib import contextmanager
 
 import pytest
 import torch
-from networks import decomposed, mobilenet, resnet, small
+from networks import IMAGE, decomposed, mobilenet, networks, resnet, small, vit
+from small import kinds
 from torch import nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from lowrank import InputError, decompose, densify, summary
-from lowrank.formats import FORMATS
-from lowrank.layers import Decomposed, DecomposedConv2d, DecomposedLinear, separable
-from lowrank.network import cifar_network
+from lowrank import InputError, assign, decompose, densify, summary
+from lowrank.layers import Decomposed, DecomposedConv2d, DecomposedLinear
 
-kinds = pytest.mark.parametrize("decomp", FORMATS)
-
-
-IMAGE = (3, 64, 64)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     """To rounding, on the outputs' own scale: untrained networks may end in very small ones."""
     assert theirs.abs().max() > 0
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
-
-
-def vit():
-    """ViT-B/16, narrow and two of its twelve blocks deep."""
-    net = models.VisionTransformer(64, 16, 2, 4, 128, 256, num_classes=10)
-    nn.init.normal_(net.heads.head.weight, std=0.1)  # torchvision starts it at 0, where no gradient reaches the rest
-    return net
-
-
-networks = pytest.mark.parametrize("network", [resnet, mobilenet, vit])
 
 
 @pytest.mark.filterwarnings("ignore:left as they are")
@@ -134,30 +119,6 @@ def test_a_layer_that_is_used_twice_stays_one():
 def test_a_single_layer_is_a_network_too():
     layer = decompose(nn.Linear(8, 6), decomp="cp", rank_scale=0.5)
     assert isinstance(layer, DecomposedLinear) and type(densify(layer)) is nn.Linear
-
-
-def test_grouped_convolutions_are_left_and_said_so():
-    net = nn.Sequential(separable(8, 16), nn.Conv2d(16, 16, 1, groups=2))
-    with pytest.warns(UserWarning, match=r"left as they are: 0\.depthwise, 1 \(grouped\)"):
-        net = decompose(net, decomp="tt", rank_scale=0.5)
-    assert list(decomposed(net)) == ["0.pointwise"]
-    assert list(summary(net).decomp) == ["grouped", "tt", "grouped"]
-
-
-def test_skip_leaves_layers_by_pattern_and_counts_no_budget_for_them():
-    plain = cifar_network(8, 10, separable)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # grouped ones that are skipped need no warning
-        net = decompose(plain, decomp="tt", budget=0.3, skip=["first", "*depthwise", "head"])
-    pointwise = summary(net)[lambda table: table.index.str.endswith("pointwise")]
-    assert set(decomposed(net)) == set(pointwise.index[pointwise.decomp == "tt"])
-    assert pointwise.parameters.sum() <= 0.3 * pointwise.weights.sum()
-
-
-def test_what_is_decomposed_already_is_left():
-    once = decompose(small(), decomp="tt", rank_scale=0.5, skip="6")
-    twice = decompose(once, decomp="cp", rank_scale=0.5)
-    assert [layer.layout.decomp for layer in decomposed(twice).values()] == ["tt", "tt", "cp"]
 
 
 def test_frozen_layers_stay_frozen():
@@ -270,42 +231,6 @@ def test_whatever_holds_a_layer_holds_the_decomposed_one():
     assert (net(x) - plain(x)).abs().max() > 1e-3
 
 
-class Closure(nn.Module):
-    """The output follows a function that holds the weight of a layer, not the layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.held, self.unused = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
-        weight = self.held.weight
-        self.apply_held = lambda x: nn.functional.linear(x, weight)
-
-    def forward(self, x, scale=1):
-        return {"logits": self.apply_held(self.first(x)) * scale}
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_an_output_that_does_not_follow_the_cores_is_refused(frozen):
-    plain, x = Closure().requires_grad_(not frozen), torch.randn(3, 8)
-    for example in (x, (x, 2), {"x": x, "scale": 2}):
-        with pytest.raises(InputError, match="the output does not follow the cores of held: .*skip") as raised:
-            decompose(plain, rank_scale=0.5, example=example)
-        assert "\n" not in str(raised.value)
-        net = decompose(plain, rank_scale=0.5, example=example, skip="held")  # what is unused before and after is fine
-        assert set(decomposed(net)) == {"first", "unused"}
-    assert plain.training and all(each.requires_grad != frozen and each.grad is None for each in plain.parameters())
-    with pytest.raises(InputError, match="example: the network does not take it"):
-        decompose(plain, rank_scale=0.5, example=torch.randn(3, 9))
-
-
-@pytest.mark.filterwarnings("ignore:left as they are")
-@networks
-def test_an_example_finds_nothing_wrong_with_whole_networks(network):
-    plain, images = network(), torch.randn(1, *IMAGE)
-    with torch.inference_mode():
-        net = decompose(plain, decomp="bottleneck", rank_scale=0.2, init="random", example=images.clone())
-    assert net.training and plain.training
-
-
 @pytest.mark.filterwarnings("ignore:left as they are")
 @pytest.mark.parametrize("network, node", [(resnet, "layer3.0.relu_1"), (mobilenet, "features.9"), (vit, "encoder.ln")])
 def test_features_can_be_extracted(network, node):
@@ -344,3 +269,18 @@ def test_bad_input_gets_one_line_that_names_it(options, message):
     with pytest.raises(InputError, match=message) as raised:
         decompose(small(), **{"rank_scale": 0.5, **options})
     assert "\n" not in str(raised.value)
+
+
+@kinds
+def test_assign_fits_the_cores_in_place(decomp):
+    layer = decompose(nn.Conv2d(6, 8, 3), decomp=decomp, rank_scale=0.6, init="random")
+    cores, target = list(layer.cores), decompose(nn.Conv2d(6, 8, 3), decomp=decomp, rank_scale=0.3).weight.detach()
+    assign(layer, target)
+    distance = (layer.weight - target).norm() / target.norm()
+    assert layer.error == pytest.approx(distance.item(), abs=1e-4) and layer.error < 0.2
+    assert all(a is b and a.requires_grad for a, b in zip(layer.cores, cores, strict=True))
+    for wrong in (target[0], torch.full_like(target, float("nan")), [1, 2]):
+        with pytest.raises(InputError, match=r"allowed: a tensor of \(8, 6, 3, 3\) without NaN"):
+            assign(layer, wrong)
+    with pytest.raises(InputError, match="layer=Linear; allowed: a layer that lowrank.decompose made"):
+        assign(nn.Linear(2, 2), torch.zeros(2, 2))
