@@ -8,77 +8,22 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
-import dask
 import pandas as pd
 import pytest
+from papermill import PapermillExecutionError
+from trials import pixels, quick, run_here, runs_of, sweep_elsewhere, trained
 
-from lowrank.config import Config
 from lowrank.errors import InputError
-from lowrank.experiment import revision
-from lowrank.files import claim, explain_errors
 from lowrank.paths import ROOT
-from lowrank.progress import in_notebook
-from lowrank.records import FINAL, record, store
+from lowrank.records import record
 from lowrank.sweeps import plan
-from lowrank.sweeps.cluster import check_scheduler
 from lowrank.sweeps.driver import sweep
-from lowrank.sweeps.engine import attempt
-from lowrank.sweeps.plan import status
-from lowrank.sweeps.studies import grid
 
 HERE = Path(__file__).resolve().parent
 
-
-def quick(log=print, **parameters) -> dict:
-    """Stands in for training: a twentieth of a second, and the faults that the seed asks for."""
-    config = Config.of(parameters)
-    run = config.run("pixels")
-    with claim(config.folder / run):
-        found = record(config.folder, run)
-        if found and found["status"] in FINAL:
-            return found
-        log(f"trains seed {config.seed}")
-        with open(config.folder / "trained", "a") as trained:
-            trained.write(f"{run}\n")
-        time.sleep(0.05)
-        if config.seed == 100:
-            raise ValueError("seed 100 raises")
-        if config.seed == 104:
-            time.sleep(300)
-        if config.seed == 103:
-            with explain_errors(config.folder):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if config.seed == 101:
-            os.kill(os.getpid(), signal.SIGKILL)
-        measured = {"test_accuracy": 0.5, "revision": revision()}
-        state = "diverged" if config.seed == 102 else "done"
-        store(config.folder, asdict(config) | measured | {"run": run, "status": state}, [{"epoch": 1}])
-        return record(config.folder, run)
-
-
-def pixels(dataset: str, fingerprint: str = "pixels") -> SimpleNamespace:
-    """Data of that fingerprint, without any image."""
-    return SimpleNamespace(fingerprint=fingerprint, train_labels=range(1497))
-
-
-@pytest.fixture(autouse=True)
-def data_without_loading(monkeypatch):
-    monkeypatch.setattr(plan, "read_data", pixels)
-
-
-def runs_of(*seeds: int) -> list[dict]:
-    return grid(decomp=["tt"], dataset=["digits"], precision=["float32"], seed=seeds)
-
-
-def run_here(runs: Path, *seeds: int, **options) -> tuple[pd.DataFrame, list[str]]:
-    lines: list[str] = []
-    table = sweep(runs_of(*seeds), runs=str(runs), trial=quick, log=lines.append, **{"workers": 1} | options)
-    return table, lines
+pytestmark = pytest.mark.usefixtures("data_without_loading")
 
 
 def start_driver(runs: Path, seeds: range, **options) -> subprocess.Popen:
@@ -87,7 +32,7 @@ def start_driver(runs: Path, seeds: range, **options) -> subprocess.Popen:
         import signal, sys
         signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
         sys.path[:0] = {[str(HERE), *sys.path]!r}
-        import test_driver as t
+        import trials as t
         if __name__ == "__main__":
             t.plan.read_data = t.pixels
             t.sweep(t.runs_of(*range({seeds.start}, {seeds.stop})), runs={str(runs)!r}, trial=t.quick, **{options!r})
@@ -109,10 +54,6 @@ def wait_for(condition, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def trained(runs: Path) -> list[str]:
-    return (runs / "trained").read_text().split() if (runs / "trained").exists() else []
-
-
 def test_a_sweep_trains_every_run_once_and_a_second_one_nothing(tmp_path):
     seeds = [5, 3, 7, 1, 0, 6, 2, 4]
     table, lines = run_here(tmp_path, *seeds, workers=2)
@@ -122,24 +63,6 @@ def test_a_sweep_trains_every_run_once_and_a_second_one_nothing(tmp_path):
     assert lines == ["own grid: 8 runs, 8 done, 0 to train"]
     pd.testing.assert_frame_equal(table, again)
     assert len(trained(tmp_path)) == 8
-
-
-def test_runs_that_raise_diverge_or_kill_their_worker_are_recorded_and_stop_no_other(tmp_path, cluster):
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):  # fewer workers to start
-        table, _ = run_here(tmp_path, 0, 100, 101, 102, 1, 2)
-    rows = table.set_index("seed")
-    assert rows["status"].to_dict() == {0: "done", 1: "done", 2: "done", 100: "failed", 101: "failed", 102: "diverged"}
-    assert rows.loc[100, "reason"] == "ValueError: seed 100 raises"
-    assert "worker died" in rows.loc[101, "reason"]
-    assert trained(tmp_path).count(rows.loc[101, "run"]) == 2  # tried again, a bounded number of times
-
-    states = status(runs_of(0, 100, 3), runs=str(tmp_path)).set_index("seed")
-    assert states["status"].to_dict() == {0: "done", 100: "failed", 3: "remaining"}
-    assert "ValueError" in Path(states.loc[100, "log"]).read_text()
-
-    once = trained(tmp_path)
-    run_here(tmp_path, 0, 100, 102, scheduler=cluster)
-    assert trained(tmp_path)[len(once) :] == [rows.loc[100, "run"]]  # what failed is tried again, the rest is final
 
 
 @pytest.mark.parametrize(
@@ -161,34 +84,10 @@ def test_a_sweep_says_that_a_precision_is_slow_here(tmp_path, monkeypatch):
     assert lines.count("bfloat16 crawls") == 1
 
 
-def test_a_trial_that_hangs_is_ended_as_failed(tmp_path):
-    table, _ = run_here(tmp_path, 104, 0, timeout=0.03)
-    assert table["status"].tolist() == ["failed", "done"]
-    assert table["reason"][0] == "TimeoutError: still running after timeout=0.03 minutes; log.txt says where"
-    assert "in quick" in (tmp_path / table["run"][0] / "log.txt").read_text()
-
-
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "5", True, 1e9])
 def test_a_timeout_that_is_none_is_refused(tmp_path, timeout):
     with pytest.raises(InputError, match="timeout=.*; allowed: minutes"):
         run_here(tmp_path, 0, timeout=timeout)
-
-
-def test_a_program_that_imports_ipykernel_is_no_notebook():
-    import_module("ipykernel.kernelapp")
-    assert not in_notebook()
-
-
-def test_status_knows_what_another_process_is_training(tmp_path):
-    run = Config.of(runs_of(0)[0]).fitted(1497).run("pixels")
-    with claim(tmp_path / run):
-        assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["running", "remaining"]
-    assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["remaining", "remaining"]
-
-
-def sweep_elsewhere(runs: Path) -> None:
-    plan.read_data = pixels
-    run_here(runs, *range(30))
 
 
 def test_two_sweeps_at_once_share_the_work_in_daemonic_processes_too(tmp_path, forks):
@@ -240,25 +139,6 @@ def test_an_interrupt_is_one_line_at_any_moment(tmp_path, how, moment):
     assert told == line_of(kept, 6) or (told == "" and moment == "ending")  # it may have ended before
 
 
-def test_a_cluster_that_others_started_is_used_and_left_running(tmp_path, cluster):
-    for seed in (0, 1):
-        table, _ = run_here(tmp_path, seed, scheduler=cluster)
-        assert table["status"].tolist() == ["done"]
-
-
-def test_runs_wait_for_the_run_that_they_start_from_and_fail_with_it(tmp_path, cluster):
-    form = {"decomp": ["tt"], "dataset": ["digits"], "precision": ["float32"], "budget": [0.1, 0.2]}
-    starts = grid(**form, start=[{"decomp": "separable"}], seed=[0, 100, 102])
-    table = sweep(starts, runs=str(tmp_path), trial=quick, scheduler=cluster, log=lambda _: None)
-    rows = {key: part for key, part in table.groupby(["decomp", "seed"])}
-    assert set(rows["tt", 0].status) == set(rows["separable", 0].status) == {"done"}
-    begun = trained(tmp_path)
-    assert len(begun) == 5 and begun.index(rows["separable", 0].run.item()) < begun.index(rows["tt", 0].run.iloc[0])
-    for seed, ended in ((100, "failed"), (102, "diverged")):
-        parent = rows["separable", seed].run.item()
-        assert rows["tt", seed].reason.tolist() == 2 * [f"run {parent}, which it starts from, is {ended}"]
-
-
 def test_a_record_from_a_worker_with_other_data_is_refused(tmp_path, monkeypatch, cluster):
     monkeypatch.setattr(plan, "read_data", lambda dataset: pixels(dataset, "other pixels"))
     table, _ = run_here(tmp_path, 0, scheduler=cluster)
@@ -276,49 +156,11 @@ def test_a_folder_without_space_is_named_before_the_first_trial(tmp_path, monkey
     assert trained(tmp_path) == []
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink(path, path)])
-def test_a_log_that_cannot_be_written_is_named(tmp_path, make):
-    [parameters] = runs_of(0)
-    (tmp_path / "run").mkdir()
-    make(tmp_path / "run" / "log.txt")
-    with pytest.raises(InputError, match="log.txt: cannot be written"):
-        attempt(quick, parameters | {"runs": str(tmp_path)}, "run", wait=False)
-
-
 def test_a_disk_that_fills_up_stops_the_sweep_and_leaves_the_records_whole(tmp_path, cluster):
     with pytest.raises(InputError, match="No space left on device"):
         run_here(tmp_path, 0, 1, 103, *range(2, 40), scheduler=cluster)
     kept = [record(tmp_path, run)["status"] for run in trained(tmp_path) if record(tmp_path, run)]
     assert kept and set(kept) == {"done"}
-
-
-@pytest.mark.parametrize(
-    "address", ["tls://far.example:8786", "tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:1"]
-)
-def test_a_scheduler_here_or_behind_tls_is_accepted(address):
-    check_scheduler(address, insecure=False)
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "tcp://10.0.0.7:8786",
-        "tcp://far.example:8786",
-        "far:8786",
-        "tls://far",
-        "8786",
-        "tls://[::1",
-        "tls://far:99999",
-        "tls://far:x",
-    ],
-)
-def test_a_scheduler_elsewhere_without_tls_is_refused(address, tmp_path):
-    with pytest.raises(InputError, match="scheduler='.*'.*tls://"):
-        run_here(tmp_path, 0, scheduler=address)
-    assert trained(tmp_path) == []
-    if address.startswith("tcp"):
-        check_scheduler(address, insecure=True)
 
 
 NOTEBOOK = ROOT / "notebooks" / "sweep.ipynb"
@@ -341,8 +183,6 @@ def test_the_notebook_runs_a_study_and_a_second_time_nothing(execute, tmp_path):
 
 
 def test_the_notebook_refuses_a_parameter_that_does_not_exist(execute, tmp_path):
-    from papermill import PapermillExecutionError  # here: every worker of a sweep imports this file
-
     line = "sheduler='tls://host:1': there is no such parameter; did you mean scheduler?"
     asked = {"sheduler": "tls://host:1", "runs": str(tmp_path / "runs")}
     with pytest.raises(PapermillExecutionError, match=re.escape(line)):
