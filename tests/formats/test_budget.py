@@ -134,16 +134,6 @@ def test_the_largest_rank_scale_reaches_the_largest_useful_ranks(decomp, dims):
             assert layout.parameters >= layout.size
 
 
-@every_dims
-@given(outputs=st.integers(1, 200), inputs=st.integers(1, 200))
-def test_a_ring_at_its_largest_is_as_large_as_the_weight_but_for_one_increment(dims, outputs, inputs):
-    layout = solve("ring", [fold(outputs, inputs, dims)], rank_scale=1)[0]
-    if max(layout.ranks) > 1:
-        assert layout.parameters <= layout.size
-    steps = [raise_rank("ring", layout.folding, list(layout.ranks), k) for k in range(dims)]
-    assert layout.parameters + max(steps) * dims > layout.size
-
-
 def trimmed(layout: Layout) -> Layout:
     """The layout with every rank cut to what the ranks around it can use; it still holds the same weights."""
     modes, dims, ranks = list(layout.folding.modes), len(layout.folding.modes), list(layout.ranks)
@@ -256,10 +246,3 @@ def test_sizes_are_answered_without_torch():
 def test_one_size_is_asked_for(sizes):
     with pytest.raises(InputError, match="^budget=.*, rank_scale=.*; allowed: one of them above 0 and up to 1$"):
         solve("tt", [fold(12, 8, 3)], **sizes)
-
-
-@pytest.mark.parametrize("rule", ["useful", "original"])
-@pytest.mark.parametrize("dims", [-1, 0, 1, 33, 2.5, "3", None])
-def test_modes_that_no_weight_has_are_refused(dims, rule):
-    with pytest.raises(InputError, match="^dims=.*; allowed: an int, 2 to 32$"):
-        fold(12, 8, dims, rank_rule=rule)

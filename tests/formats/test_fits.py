@@ -9,7 +9,6 @@ from small import fall, kinds
 from tensorly.decomposition import parafac, tensor_ring, tensor_train, tucker
 
 from lowrank.formats import FORMATS, Folding, Layout, fold, path, walked
-from lowrank.formats.als import Columns, Links, sweep_cores
 from lowrank.formats.fits import leading, widen
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -153,17 +152,3 @@ def test_errors_are_no_larger_than_tensorlys(dims, share, make):
             ranks = (2, min(3, folding.modes[0] // 2), *ranks[2:])
         theirs = ((peer(ranks).to_tensor() - tensor).norm() / tensor.norm()).item()
         assert measure_error(weight, decomp, folding, ranks) < 1.02 * theirs + 1e-3, decomp
-
-
-@pytest.mark.parametrize("kind, decomp, ranks", [(Columns(), "cp", (9,)), (Links(), "ring", (2, 3, 4, 2))])
-def test_a_sweep_reports_the_error_of_the_cores_that_it_leaves(kind, decomp, ranks):
-    layout = Layout(decomp, fold(48, 40, 4), ranks)
-    weight = fall(48, 40, dtype=torch.float64)
-    weight /= weight.norm()
-    cores = [torch.randn(shape, dtype=torch.float64) for shape in layout.shapes]
-    if decomp == "ring":  # held with their modes first
-        cores = [core.transpose(0, 1) for core in cores]
-    for _ in range(3):
-        told = sweep_cores(weight, cores, 2, kind)
-    made = layout.weight([core.transpose(0, 1) for core in cores] if decomp == "ring" else cores)
-    assert told == pytest.approx((made - weight).square().sum().item(), abs=1e-9)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import foldings
 
+from lowrank import InputError
 from lowrank.formats import fold
 
 
@@ -45,3 +46,10 @@ def test_the_original_modes_are_the_nearest_divisors_of_what_is_left(outputs, in
 @pytest.mark.parametrize(("dims", "text"), [(2, "12 | 30"), (3, "12 | 5 x 6"), (4, "3 x 4 | 5 x 6")])
 def test_a_folding_is_shown_with_its_cut(dims, text):
     assert str(fold(12, 30, dims)) == text
+
+
+@pytest.mark.parametrize("rule", ["useful", "original"])
+@pytest.mark.parametrize("dims", [-1, 0, 1, 33, 2.5, "3", None])
+def test_modes_that_no_weight_has_are_refused(dims, rule):
+    with pytest.raises(InputError, match="^dims=.*; allowed: an int, 2 to 32$"):
+        fold(12, 8, dims, rank_rule=rule)
