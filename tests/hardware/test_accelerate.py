@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from compilers import compiled
 from torch import nn
 
 import lowrank
@@ -32,7 +33,7 @@ def no_compiler(monkeypatch, tmp_path):
     native.library_or_reason.cache_clear()
 
 
-@pytest.mark.skipif(not native.library(), reason="needs a C++ compiler with OpenMP")
+@compiled
 def test_on_a_cpu_blocks_compute_with_the_kernels():
     net = network()
     assert computes(net) == {compute_block}

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
+from compilers import compiled
 from torch import nn
 
 from lowrank.hardware.fused import fused_norm_pool_relu
-from lowrank.hardware.native import library
 from lowrank.network import norm_pool_relu
 
-compiled = pytest.mark.skipif(not library(), reason="needs a C++ compiler with OpenMP")
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
 
 

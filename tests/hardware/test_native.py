@@ -8,86 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from compilers import compiled, compiler, reason
 
 from lowrank.hardware import native
 
-pytestmark = pytest.mark.skipif(not native.library(), reason="needs a C++ compiler with OpenMP")
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A cache with the library of this machine."""
-    folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOWRANK_CACHE", str(folder))
-        native.find_library()
-    return folder
-
-
-def compiler(folder: Path, script: str) -> str:
-    """A $CXX of that script; it tells its version like any other."""
-    file = folder / "cxx"
-    file.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec c++ --version\n{script}\n')
-    file.chmod(0o755)
-    return str(file)
-
-
-@pytest.fixture
-def copying(made, tmp_path) -> str:
-    """A $CXX that makes this machine's library in no time."""
-    [library] = made.glob("kernels/*.so")
-    return compiler(tmp_path, f"while [ $1 != -o ]; do shift; done; exec cp {library} $2")
-
-
-def reason() -> str:
-    """Why there is no library, asked anew."""
-    native.library_or_reason.cache_clear()
-    try:
-        return native.reason()
-    finally:
-        native.library_or_reason.cache_clear()
-
-
-COMPILERS = {
-    "never ends": ("sleep 600 & sleep 600", "has not ended within a minute"),
-    "fails": ("echo cxx: fatal error: no omp.h >&2; exit 1", "fails: cxx: fatal error: no omp.h"),
-    "makes nothing": ("exit 0", "No such file"),
-    "makes no library": ("while [ $1 != -o ]; do shift; done; echo text > $2", "cannot be loaded"),
-    "leaves out the functions": (
-        "while [ $1 != -o ]; do shift; done; echo 'int nothing;' > $2.c; exec c++ -shared -fPIC -o $2 $2.c",
-        "cannot be loaded",
-    ),
-}
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(("script", "said"), COMPILERS.values(), ids=COMPILERS)
-def test_a_compiler_that_cannot_is_named_and_torch_does_it(cache, tmp_path, monkeypatch, script, said):
-    monkeypatch.setattr(native, "LIMIT", 2)
-    monkeypatch.setenv("CXX", compiler(tmp_path, script))
-    line = reason()
-    assert line.startswith("no compiled kernels (") and said in line and "\n" not in line
-    assert not list(cache.rglob("*.tmp"))
-    children = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert str(tmp_path / "cxx") not in children
-
-
-@pytest.mark.parametrize("name", ["", "no-such-compiler", "/"])
-def test_no_compiler(cache, monkeypatch, name):
-    monkeypatch.setenv("CXX", name)
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert "there is no C++ compiler" in reason() or name and name in reason()
-
-
-def test_a_compiler_may_have_arguments(cache, copying, monkeypatch):
-    monkeypatch.setenv("CXX", f"env LANG=C {copying}")
-    assert reason() == ""
+pytestmark = compiled
 
 
 @pytest.mark.parametrize("place", ["file", "/dev/null", "/proc"])

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_fused import compiled, distance, images, norms
+from compilers import compiled
+from test_fused import distance, images, norms
 
 from lowrank import decompose
 from lowrank.hardware.thin import ThinNormPoolReLU, compute_block_natively, is_thin

@@ -1,10 +1,11 @@
 """Where trials run: a scheduler that is safe to reach, workers with a GPU or cores each, a cluster left as it is."""
 
 import pytest
+import torch
 from trials import run_here, trained
 
 from lowrank.errors import InputError
-from lowrank.sweeps.cluster import check_scheduler
+from lowrank.sweeps.cluster import check_scheduler, slots
 
 pytestmark = pytest.mark.usefixtures("data_without_loading")
 
@@ -41,3 +42,23 @@ def test_a_scheduler_elsewhere_without_tls_is_refused(address, tmp_path):
     assert trained(tmp_path) == []
     if address.startswith("tcp"):
         check_scheduler(address, insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "asked", "places", "threads"),
+    [
+        (0, "", (1, 0), [""] * 8, "1"),
+        (0, "", (1, 3), [""] * 3, "2"),
+        (2, "", (1, 0), ["0", "1"], "4"),
+        (2, "3,5", (2, 0), ["3", "5", "3", "5"], "2"),
+        (2, "3,5", (1, 3), ["3", "5", "3"], "2"),
+        (2, "3,5", (1, 1), ["3"], "8"),
+    ],
+)
+def test_each_worker_has_a_gpu_or_its_share_of_the_cores(monkeypatch, gpus, visible, asked, places, threads):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = slots(*asked)
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == places
+    assert {each["OMP_NUM_THREADS"] for each in found} == {each["MKL_NUM_THREADS"] for each in found} == {threads}
