@@ -9,6 +9,7 @@ from torch import nn
 import lowrank
 from lowrank import InputError, formats
 from lowrank.config import Config
+from lowrank.formats import FORMATS, RANK_RULES, default_rank_rule, uses_dims
 from lowrank.lab import explore, plots
 
 from .forms import SMALL
@@ -36,3 +37,14 @@ def test_what_a_process_does_not_know_is_named_as_ones_own(monarch, tmp_path):
         with pytest.raises(InputError, match=f"^decomp='monarch'.*{line}") as refusal:
             ask()
         assert "\n" not in str(refusal.value)
+
+
+def test_modes_are_a_parameter_of_whatever_may_be_folded():
+    """A format that this process does not know may be."""
+    names = ["dense", "separable", "bottleneck", *(each for each in FORMATS if each != "bottleneck"), "unknown"]
+    assert [uses_dims(name) for name in names] == [False] * 3 + [True] * (len(names) - 3)
+
+
+@pytest.mark.parametrize("decomp", FORMATS)
+def test_every_format_knows_how_its_ranks_grow_best(decomp):
+    assert default_rank_rule(decomp) == FORMATS[decomp].rank_rule in RANK_RULES[1:]
