@@ -17,7 +17,6 @@ from IPython.display import Image, Markdown
 import lowrank
 from lowrank import layers
 from lowrank.config import DECOMPS, Config
-from lowrank.data import load as load_data
 from lowrank.errors import InputError
 from lowrank.formats import PLAIN
 from lowrank.lab import controls, explore, plots
@@ -113,19 +112,6 @@ def test_controls_that_say_nothing_are_greyed_out(published, monkeypatch):
         assert {name for name, control in made.items() if control.disabled} == off
 
 
-def test_every_published_run_is_found_where_its_form_draws_it(published):
-    table = lowrank.results(published)
-    landscape = Landscape(table, explore.describe)
-    places = {dot["run"]: (dot["x"], dot["y"]) for dot in landscape.dots}
-    assert set(places) == set(table.run)
-    width, height = landscape.figure.bbox.size
-    for run in table[~table.decomp.isin(PLAIN)].itertuples():  # the plain ones may stand on the edge
-        x, y = places[run.run]
-        size, accuracy = landscape.ax.transData.inverted().transform((x * width, (1 - y) * height))
-        assert accuracy == pytest.approx(run.test_accuracy)
-        assert 0.7 < size / run.parameters < 1.4  # those of one budget stand side by side
-
-
 def test_two_runs_open_with_runs_of_one_dataset(published):
     found = explore.best_first(published)
     first = next(iter(found))
@@ -191,33 +177,6 @@ def test_the_table_of_runs_shows_what_varies_and_stays_so_when_it_is_filtered(tm
     assert "seed" in shown and "momentum" not in shown and f"{record['test_accuracy']:.1%}" in shown
     assert "seed" not in table.query("seed == 1")._repr_html_()
     assert record["run"] in table[table.seed == 1]._repr_html_()
-
-
-def test_the_trained_network_comes_back(tmp_path):
-    asked = {"decomp": "tucker", "budget": 0.5, "runs": str(tmp_path), **SMALL}
-    lines = []
-    first = lowrank.run(log=lines.append, **asked)
-    with pytest.raises(InputError, match=f"^run='{first['run']}': no weights"):
-        lowrank.load(first["run"], runs=tmp_path)
-    record = lowrank.run(log=lines.append, save_weights=True, **asked)
-    assert sum("its weights were not saved" in line for line in lines) == 1
-    assert record["run"] == first["run"] and record["test_accuracy"] == first["test_accuracy"]
-    lowrank.run(log=lines.append, save_weights=True, **asked)
-    assert "already done" in lines[-1]
-    data = load_data("digits")
-    net = lowrank.load(record["run"], runs=tmp_path)
-    same = lowrank.load(record, runs=tmp_path).state_dict()  # by its record
-    assert all(value.equal(same[name]) for name, value in net.state_dict().items())
-    with torch.no_grad():
-        right = (net(data.normalise(data.test_images)).argmax(1) == data.test_labels).float().mean().item()
-    assert right == pytest.approx(record["test_accuracy"])
-
-
-def test_a_run_that_is_nowhere_has_no_weights(tmp_path):
-    with pytest.raises(InputError, match="^run='none': no weights"):
-        lowrank.load("none", runs=tmp_path)
-    with pytest.raises(InputError, match="run=None; allowed: the id of a run, or its record"):
-        lowrank.load({"decomp": "tt"}, runs=tmp_path)
 
 
 def test_a_decomposition_of_ones_own_is_counted_budgeted_decayed_and_drawn(kronecker, tmp_path):

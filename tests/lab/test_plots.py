@@ -1,16 +1,15 @@
 """The pictures show every run, say what their intervals are, and refuse what does not belong together."""
 
 import json
-from dataclasses import asdict
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from scipy import stats
+from samples import runs
 
-from lowrank.config import DECOMPS, Config
+from lowrank.config import DECOMPS
 from lowrank.errors import InputError
 from lowrank.lab import plots
 from lowrank.network import pointwise_shapes
@@ -18,29 +17,6 @@ from lowrank.paths import ROOT
 
 matplotlib.use("agg")
 NOTEBOOK = ROOT / "notebooks" / "1-parameter-counts.ipynb"
-
-
-def runs(accuracies, parameters=10_000, code="abc", data="f00", **settings):
-    """Records of one setting, a seed each."""
-    return pd.DataFrame(
-        asdict(Config(dataset="digits", seed=seed, **settings).fitted(1500))
-        | {"parameters": parameters, "test_accuracy": accuracy, "code": code, "revision": "abc", "data": data}
-        for seed, accuracy in enumerate(accuracies)
-    )
-
-
-@pytest.fixture
-def table():
-    return pd.concat(
-        [
-            runs([0.83, 0.85], 400_000, decomp="dense"),
-            runs([0.79, 0.81], 50_000, decomp="separable"),
-            runs([0.70, 0.72, 0.74], 10_000, decomp="tt", budget=0.1),
-            runs([0.75, 0.77, 0.76], 20_000, decomp="tt", budget=0.3),
-            runs([0.60, 0.62, 0.64], 30_000, decomp="cp", budget=0.5),
-        ],
-        ignore_index=True,
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -53,29 +29,6 @@ def house_style():
 
 def texts(ax):
     return " ".join(text.get_text() for text in ax.texts)
-
-
-def test_the_interval_is_students_over_the_spread_of_all_settings(table):
-    points = plots.points(table).set_index(["decomp", "budget"])
-    runs = table.groupby(["decomp", "budget"]).test_accuracy
-    df = len(table) - 5
-    sd = np.sqrt((runs.var() * (runs.size() - 1)).sum() / df)
-    half = stats.t.ppf(0.975, df) * sd / np.sqrt(3)
-    assert points.loc[("tt", 0.1), ["low", "high"]].tolist() == pytest.approx([0.72 - half, 0.72 + half])
-
-
-def test_no_interval_is_of_two_seeds_or_leaves_0_to_1():
-    table = pd.concat([runs([0.5, 0.7], decomp="tt", budget=0.1), runs([0.99, 0.7, 0.9], decomp="cp", budget=0.1)])
-    points = plots.points(table).set_index("decomp")
-    assert np.isnan(points.low["tt"]) and points.high["cp"] == 1
-    low = plots.points(runs([0.0, 0.01, 0.2], decomp="tt", budget=0.1)).low
-    assert low.item() == 0
-
-
-def test_a_point_is_a_setting_over_its_seeds(table):
-    points = plots.points(table).set_index(["decomp", "budget"])
-    assert points.loc[("tt", 0.1), ["mean", "n"]].tolist() == pytest.approx([0.72, 3])
-    assert len(points) == 5
 
 
 def test_every_run_is_a_dot_and_every_decomposition_has_its_colour(table):
