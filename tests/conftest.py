@@ -4,6 +4,7 @@ import os
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,3 +64,32 @@ def nothing_registered():
     yield
     for decomp in own_formats():
         del FORMATS[decomp]
+
+
+@pytest.fixture
+def start(forks):
+    """Calls a function in a process of its own."""
+
+    def start(function, *arguments):
+        process = forks.Process(target=function, args=arguments)
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list:
+    """What explore displays, and what it puts in its place later."""
+    from lowrank.lab import controls, explore
+
+    objects = []
+
+    def display(*shown, display_id=False):
+        objects.extend(shown)
+        return SimpleNamespace(update=objects.append)
+
+    for module in (explore, controls):
+        monkeypatch.setattr(module, "display", display)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    return objects

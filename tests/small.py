@@ -1,4 +1,6 @@
-"""Runs, networks and folded weights that are small enough for a test."""
+"""Runs, records, networks and weights that are small enough for a test."""
+
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from lowrank.config import Config
 from lowrank.formats import FORMATS, fold
 
 SMALL = {"dataset": "digits", "width": 4, "batch_size": 256, "precision": "float32", "augment": True}
+EPOCHS = [{"epoch": 1, "test_accuracy": 0.5}, {"epoch": 2, "test_accuracy": 0.75}]
 kinds = pytest.mark.parametrize("decomp", FORMATS)
 foldings = st.builds(
     fold,
@@ -38,3 +41,9 @@ def fall(outputs: int, inputs: int, share: float = 1.0, dtype: torch.dtype = tor
     left, values, right = torch.linalg.svd(torch.randn(outputs, inputs, dtype=dtype), full_matrices=False)
     kept = torch.arange(len(values)) < max(1, round(share * len(values)))
     return left * values * torch.logspace(0, -2, len(values), dtype=dtype) * kept @ right
+
+
+def row(run: str, **values) -> dict:
+    """The record of a run."""
+    asked = asdict(Config().fitted(50_000))
+    return asked | {"run": run, "status": "done", "parameters": 100, "test_accuracy": 0.75} | values

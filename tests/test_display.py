@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -16,7 +15,6 @@ import lowrank
 from lowrank.config import Config
 from lowrank.display import as_label, as_text
 from lowrank.lab import analysis, explore, figures, plots
-from lowrank.lab import controls as explore_controls
 from lowrank.records import Record, collect
 
 IMAGE = "<img src=x onerror=alert(1)>"
@@ -87,21 +85,6 @@ def test_objects_and_tables_show_it_as_text(tmp_path, text):
     for page in shown:
         assert set(Tags(page).tags) <= TABLE | {"p", "div", "style"}
     assert " ".join(text.split()) in " ".join(Tags(shown[0]).text.split())
-
-
-@pytest.fixture
-def shown(monkeypatch) -> list:
-    """What explore displays, and what it puts in its place later."""
-    objects = []
-
-    def display(*shown, display_id=False):
-        objects.extend(shown)
-        return SimpleNamespace(update=objects.append)
-
-    for module in (explore, explore_controls):
-        monkeypatch.setattr(module, "display", display)
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    return objects
 
 
 @pytest.mark.parametrize("text", [STRANGE[0], STRANGE[2], STRANGE[-1]])

@@ -10,7 +10,6 @@ import pytest
 from packaging.requirements import Requirement
 
 import lowrank
-from lowrank.config import Config
 from lowrank.lazy import HOMES, MODULES, PACKAGES
 from lowrank.paths import ROOT
 
@@ -88,36 +87,3 @@ def test_there_is_no_other_name():
     with pytest.raises(AttributeError, match="no attribute"):
         _ = lowrank.nothing
     assert lowrank.__version__
-
-
-@pytest.mark.parametrize(
-    "function", [lowrank.run, lowrank.sweep, lowrank.status, lowrank.grid], ids=lambda f: f.__name__
-)
-def test_every_parameter_is_shown_with_its_meaning(function):
-    shown, doc = inspect.signature(function), inspect.getdoc(function)
-    for name, field in Config.__dataclass_fields__.items():
-        assert name in shown.parameters and f"{name} = {field.default!r}" in doc
-        assert " ".join(field.metadata["doc"].split()) in " ".join(doc.split())
-        assert field.metadata["doc"] in " ".join(inspect.getdoc(Config).split())
-    assert not [each for each in shown.parameters.values() if each.kind is each.VAR_KEYWORD]
-    assert " at 0x" not in str(shown) and "Ellipsis" not in str(shown)
-
-
-@pytest.mark.parametrize("jedi", [True, False])
-def test_tab_completes_parameters_and_names(jedi):
-    from IPython.core.completer import provisionalcompleter
-    from IPython.core.interactiveshell import InteractiveShell
-
-    shell = InteractiveShell.instance()
-    shell.user_ns["lowrank"] = lowrank
-    shell.Completer.use_jedi = jedi
-    asked = {
-        "run(label_": "label_smoothing=",
-        "sweep('rates', bud": "budget=",
-        "grid(rank_r": "rank_rule=",
-        "pred": "predict",
-    }
-    for text, wanted in asked.items():
-        with provisionalcompleter():
-            found = [each.text.lstrip(".") for each in shell.Completer.completions(f"lowrank.{text}", 8 + len(text))]
-        assert wanted in found

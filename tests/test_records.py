@@ -1,29 +1,19 @@
 """What the store of results promises: nothing lost, nothing torn, whatever is killed, full or damaged."""
 
-import errno
 import json
 import os
 import random
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import asdict
 
 import pandas as pd
 import pytest
+from small import EPOCHS, row
 
-from lowrank.config import Config
 from lowrank.errors import InputError
-from lowrank.files import claim, write
 from lowrank.paths import ROOT
 from lowrank.records import COLUMNS, MEASURED, TYPES, collect, history, record, records, results, store
-
-EPOCHS = [{"epoch": 1, "test_accuracy": 0.5}, {"epoch": 2, "test_accuracy": 0.75}]
-
-
-def row(run: str, **values) -> dict:
-    asked = asdict(Config().fitted(50_000))
-    return asked | {"run": run, "status": "done", "parameters": 100, "test_accuracy": 0.75} | values
 
 
 def store_many(runs, writer: int, count: int) -> None:
@@ -39,22 +29,6 @@ def store_forever(runs, acknowledged) -> None:
             number += 1
             store(runs, row(f"n{number:04}", note="x" * 100_000), EPOCHS)
             names.write(f"n{number:04}\n")
-
-
-def hold_forever(folder, held) -> None:
-    with claim(folder):
-        held.set()
-        time.sleep(600)
-
-
-@pytest.fixture
-def start(forks):
-    def start(function, *arguments):
-        process = forks.Process(target=function, args=arguments)
-        process.start()
-        return process
-
-    return start
 
 
 def test_a_stored_run_comes_back_with_its_types_columns_and_history(tmp_path):
@@ -146,34 +120,6 @@ def test_kill_9_at_any_moment_loses_and_tears_nothing(tmp_path, start):
         if (runs / name).is_dir():
             store(runs, row(name), EPOCHS)
     assert list(runs.rglob("*.tmp")) == []
-
-
-def test_a_claim_is_held_by_one_process_and_freed_by_its_death(tmp_path, forks, start):
-    held = forks.Event()
-    holder = start(hold_forever, tmp_path / "a", held)
-    assert held.wait(30)
-    with claim(tmp_path / "a", wait=False) as mine:
-        assert not mine
-    with claim(tmp_path / "b", wait=False) as mine:
-        assert mine
-    holder.kill()
-    with claim(tmp_path / "a") as mine:  # waits no longer than the holder lives
-        assert mine
-    holder.join()
-
-
-def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
-    store(tmp_path, row("a"), EPOCHS)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    for path in (tmp_path / "a" / "record.json", tmp_path / "new"):
-        with pytest.raises(InputError, match=rf"{path}.*No space left on device \([\d.]+ MB free\)"):
-            write(path, b"x" * 1000)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path):

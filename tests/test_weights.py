@@ -1,4 +1,4 @@
-"""What a run that kept its weights says of images."""
+"""A run that kept its weights comes back as it was, and says of images what it said then."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,10 @@ import torch
 
 import lowrank
 from lowrank.data import load as load_data
+from lowrank.errors import InputError
 
-SMALL = {"dataset": "digits", "width": 2, "epochs": 1, "batch_size": 448, "save_weights": True}
+SMALL = {"dataset": "digits", "width": 2, "epochs": 1, "batch_size": 448}
+KEPT = SMALL | {"save_weights": True}
 ASKED = [
     {"decomp": "tt", "recipe": "2018", "precision": "float32"},
     {"decomp": "separable", "recipe": "fast", "precision": "float32"},
@@ -18,7 +20,7 @@ ASKED = [
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_predictions_are_right_for_the_very_images_that_the_record_says(tmp_path, asked):
-    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), **SMALL | asked)
+    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), **KEPT | asked)
     data, net = load_data("digits"), lowrank.load(record, runs=str(tmp_path))
     logits = lowrank.predict(record, data.test_images, runs=str(tmp_path))
     right = (logits.argmax(1) == data.test_labels).numpy()
@@ -31,7 +33,7 @@ def test_predictions_are_right_for_the_very_images_that_the_record_says(tmp_path
 
 
 def test_weights_that_do_not_say_how_to_normalise_and_what_is_no_image_are_refused_in_a_line(tmp_path):
-    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), precision="float32", **SMALL)
+    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), precision="float32", **KEPT)
     net = lowrank.load(record, runs=str(tmp_path))
     path, images = tmp_path / record["run"] / "weights.pt", torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     unlike = images.float(), images[0], np.zeros((2, 32, 32, 3), np.uint8), images.to_sparse(), images.to("meta")
@@ -42,3 +44,30 @@ def test_weights_that_do_not_say_how_to_normalise_and_what_is_no_image_are_refus
     for older in (record, record["run"], lowrank.load(record["run"], str(tmp_path)), torch.nn.Linear(2, 2)):
         with pytest.raises(lowrank.InputError, match="does not say how its images were normalised"):
             lowrank.predict(older, images, runs=str(tmp_path))
+
+
+def test_the_trained_network_comes_back(tmp_path):
+    asked = SMALL | {"decomp": "tucker", "budget": 0.5, "width": 4, "precision": "float32", "runs": str(tmp_path)}
+    lines = []
+    first = lowrank.run(log=lines.append, **asked)
+    with pytest.raises(InputError, match=f"^run='{first['run']}': no weights"):
+        lowrank.load(first["run"], runs=tmp_path)
+    record = lowrank.run(log=lines.append, save_weights=True, **asked)
+    assert sum("its weights were not saved" in line for line in lines) == 1
+    assert record["run"] == first["run"] and record["test_accuracy"] == first["test_accuracy"]
+    lowrank.run(log=lines.append, save_weights=True, **asked)
+    assert "already done" in lines[-1]
+    data = load_data("digits")
+    net = lowrank.load(record["run"], runs=tmp_path)
+    same = lowrank.load(record, runs=tmp_path).state_dict()  # by its record
+    assert all(value.equal(same[name]) for name, value in net.state_dict().items())
+    with torch.no_grad():
+        right = (net(data.normalise(data.test_images)).argmax(1) == data.test_labels).float().mean().item()
+    assert right == pytest.approx(record["test_accuracy"])
+
+
+def test_a_run_that_is_nowhere_has_no_weights(tmp_path):
+    with pytest.raises(InputError, match="^run='none': no weights"):
+        lowrank.load("none", runs=tmp_path)
+    with pytest.raises(InputError, match="run=None; allowed: the id of a run, or its record"):
+        lowrank.load({"decomp": "tt"}, runs=tmp_path)

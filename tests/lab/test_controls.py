@@ -2,34 +2,17 @@
 
 import io
 from functools import partial
-from types import SimpleNamespace
 
 import ipywidgets as widgets
 import matplotlib.image
-import pytest
 from matplotlib.figure import Figure
 
-from lowrank.lab import controls
 from lowrank.lab.controls import controlled, picture
 
 SLIDER = partial(widgets.IntSlider, min=1, max=9)
 
 
-@pytest.fixture
-def shown(monkeypatch) -> list:
-    """What is displayed, and what is put in its place later."""
-    objects = []
-
-    def display(*shown, display_id=False):
-        objects.extend(shown)
-        return SimpleNamespace(update=objects.append)
-
-    monkeypatch.setattr(controls, "display", display)
-    return objects
-
-
-def test_without_a_person_it_is_shown_once_as_the_controls_start(monkeypatch, shown):
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+def test_without_a_person_it_is_shown_once_as_the_controls_start(shown):
     assert controlled(lambda dims, width: [f"{dims} modes", width], dims=(3, SLIDER), width=(8, SLIDER)) == {}
     assert shown == ["3 modes", 8]
 
