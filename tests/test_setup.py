@@ -1,4 +1,4 @@
-"""The set-up: one list of packages in three files, and notebooks that run in this environment."""
+"""The set-up: one list of packages in three files, tests where they are looked for, notebooks that run here."""
 
 import ast
 import json
@@ -92,6 +92,13 @@ def test_every_import_is_declared(folder):
     packages = packages_distributions()
     names = {name for path in (ROOT / folder).rglob("*.py") for name in imports(path)} - ours - sys.stdlib_module_names
     assert {name for name in names if not {canonicalize_name(one) for one in packages[name]} & set(allowed)} == set()
+
+
+def test_the_tests_of_every_module_are_found_under_its_name():
+    modules = [path.relative_to(ROOT / "lowrank") for path in (ROOT / "lowrank").rglob("*.py")]
+    wanted = {path.with_name(f"test_{path.name}") for path in modules if path.name != "__init__.py"}
+    found = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert wanted & found == wanted, f"no tests: {', '.join(sorted(map(str, wanted - found)))}"
 
 
 def test_notebooks_run_here_whatever_kernels_the_user_has(tmp_path):
