@@ -1,7 +1,8 @@
 """What the fast recipe is worth beside that of 2018 at equal epochs, and each of its ingredients.
 
 The separable network and a tensor train of 4 modes at budget 0.1, width 16, eight epochs of batches of 512, on real
-images, three seeds. An ingredient's share is the accuracy of the fast recipe less that without it, seed by seed.
+images, three seeds. An ingredient's share is the accuracy of the fast recipe less that without it, seed by seed. The
+ingredients were chosen by such accuracies, which are of test images.
 
     python benchmarks/recipe.py <a folder or an archive of images>     (an hour or more on 2 cores)
 
