@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Config", "Format", "InputError", "assign", "decompose", "densify", "grid", "parameter_groups", "register", *HOMES,
 ]  # fmt: skip
+ROOMS_TO_SHOW = ("explore", "plots", "studies")
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +27,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *MODULES, *(name for name in globals() if name.startswith("__"))})
+    """What Tab shows; to show it, Tab loads all of it."""
+    return sorted({*__all__, *ROOMS_TO_SHOW, *(name for name in globals() if name.startswith("__"))})

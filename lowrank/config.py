@@ -213,11 +213,9 @@ class Config:
         Left out are `runs`, `save_weights` and what a form does not use: `dense` and `separable` have no modes
         and no ranks, a `bottleneck` (or any other format without `uses_dims`) is never folded.
         """
-        unused = {"runs", "save_weights"}
-        if self.decomp in PLAIN:
-            unused |= {"dims", "rank_scale", "budget", "rank_rule", "init"}
-        if not uses_dims(self.decomp):
-            unused |= {"dims"} | ({"rank_rule"} if self.rank_rule in ("useful", "original") else set())  # equal for it
+        unused = {"runs", "save_weights"} | unused_by(self.decomp)
+        if not uses_dims(self.decomp) and self.rank_rule in ("useful", "original"):
+            unused |= {"rank_rule"}  # equal for it
         unused |= {name for name, value in ADDED.items() if getattr(self, name) == value}  # keeps older ids as they are
         decisive = {name: value for name, value in asdict(self).items() if name not in unused} | {"dataset": data}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
@@ -261,7 +259,16 @@ def parameters_of(namespace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def unused_by(decomp: str) -> set[str]:
+    """The parameters that mean nothing to a form: a plain network has no modes and no ranks, a bottleneck no modes."""
+    if decomp in PLAIN:
+        return {"dims", "rank_scale", "budget", "rank_rule", "init"}
+    return set() if uses_dims(decomp) else {"dims"}
+
+
 def arguments(values: Mapping[str, Any]) -> list[str]:
-    """The parameters among the values that are not at their default, each as a call writes it."""
-    names = [each.name for each in fields(Config) if values.get(each.name, each.default) != each.default]
+    """The parameters that the form uses and whose values are not their defaults, each as a call writes it."""
+    given = {each.name: values.get(each.name, each.default) for each in fields(Config)}
+    names = [each.name for each in fields(Config) if given[each.name] != each.default]
+    names = [name for name in names if name not in unused_by(given["decomp"])]
     return [f"{name}={values[name]!r}" for name in names]

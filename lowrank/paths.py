@@ -55,9 +55,12 @@ def is_runs(runs: Any) -> bool:
 
 
 def relative(path: Path) -> Path:
-    """The path from ROOT if it lies inside, else its name: notebooks that are shared name no folder of a machine."""
-    here, root = path.absolute(), ROOT.absolute()
-    return here.relative_to(root) if here.is_relative_to(root) else Path(path.name)
+    """The path from ROOT if it lies inside, else from the home, `~`, or whole: most notebooks that are shared name no
+    folder of a machine."""
+    here, root, home = path.absolute(), ROOT.absolute(), Path(os.path.expanduser("~"))
+    if here.is_relative_to(root):
+        return here.relative_to(root)
+    return "~" / here.relative_to(home) if here.is_relative_to(home) else here
 
 
 def cache_folder() -> Path:

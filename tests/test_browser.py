@@ -130,12 +130,19 @@ def control(page, name):
     return page.locator(".widget-inline-hbox", has=page.get_by_text(name, exact=True)).first
 
 
-def test_start_here_runs_to_the_end_and_shows_a_curve_and_the_table(lab, tmp_path):
-    page = lab.open("0-start-here.ipynb", runs=str(tmp_path), width=4, epochs=2)
+def test_start_here_runs_to_the_end_and_shows_a_curve_and_a_table_that_sorts(lab, many, tmp_path):
+    runs = shutil.copytree(many, tmp_path / "runs")
+    page = lab.open("0-start-here.ipynb", runs=str(runs), width=4, epochs=2)
     lab.run_all(page)
     training, table = page.locator(".jp-CodeCell").nth(1), page.locator(".jp-CodeCell").nth(2)
     assert training.locator("img").count() == 1
-    assert lowrank.results(tmp_path)["run"].item() in table.inner_text()
+    results = lowrank.results(runs)
+    (own,) = set(results["run"]) - {f"run{number:03d}" for number in range(120)}
+    first = table.locator(".dt-scroll-body tbody tr").first
+    assert own in first.inner_text()
+    for end in (results.parameters.min(), results.parameters.max()):
+        table.locator(".dt-scroll-head th", has_text="parameters").click()
+        first.get_by_text(f"{end:,}", exact=True).wait_for()
 
 
 def test_every_control_of_a_setting_changes_its_table(lab, runs):

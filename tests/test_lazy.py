@@ -80,7 +80,12 @@ def test_a_function_is_not_hidden_by_a_module_of_its_name(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_found_without_its_room(name):
-    assert inspect.ismodule(getattr(lowrank, name)) and name in dir(lowrank)
+    assert inspect.ismodule(getattr(lowrank, name))
+
+
+def test_tab_shows_what_is_for_users_and_nothing_else():
+    shown = {name for name in dir(lowrank) if not name.startswith("__")}
+    assert shown == {*lowrank.__all__, "explore", "plots", "studies"}
 
 
 def test_there_is_no_other_name():

@@ -205,7 +205,8 @@ def decoded(path: Path) -> Data:
         if not images:
             raise InputError(
                 f"dataset={str(path)!r}: there are no images in {wanted}; there is {contents(path)}; "
-                "allowed is train/<class>/* with test/<class>/*"
+                "allowed is train/<class>/* with test/<class>/*: move the folders of the classes into train/, and "
+                "then, say, every fifth image of each into test/<class>/"
             )
     classes = sorted({each[-2] for each in train})
     if strange := [each for each in sorted(test) if each[-2] not in classes]:

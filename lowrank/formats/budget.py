@@ -134,18 +134,24 @@ def check_sizes(decomp: str, foldings: Sequence[Folding]) -> None:
             raise InputError(f"decomp={decomp!r} cannot hold a weight of {size}: {reason}")
 
 
+def refuse_budget(decomp: str, budget: float, least: int, size: int) -> None:
+    """Raises the InputError of a budget that is too small."""
+    modes = " with these modes" if FORMATS[decomp].uses_dims else ""
+    raise InputError(
+        f"budget={budget}: the smallest {decomp}{modes} has {least:,} of {size:,} parameters, "
+        f"allowed is {least / size:.4f} or more"
+    )
+
+
 def within(decomp: str, way: Path, budget: float, size: int) -> int:
     """The budget in parameters; raises InputError, naming what is possible, if the path does not come near it."""
     limit = int(budget * size + 1e-6)
     end = way.parameters[-1] if way.parameters else way.start
     if limit < way.start:
-        raise InputError(
-            f"budget={budget}: the smallest {decomp} with these modes has {way.start:,} of {size:,} parameters, "
-            f"allowed is {way.start / size:.4f} or more"
-        )
+        refuse_budget(decomp, budget, way.start, size)
     if end < 0.99 * limit:
         raise InputError(
-            f"budget={budget}: the largest {decomp} with these modes and ranks has {end:,} of {size:,} parameters, "
+            f"budget={budget}: the largest {decomp} has {end:,} of {size:,} parameters, "
             f"allowed is {end / size:.4f} or less"
         )
     return limit

@@ -7,6 +7,8 @@ from contextlib import suppress
 
 import torch
 
+from ..threads import spin_shortly
+
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # glibc's names for mallopt, malloc.h
 
 
@@ -15,8 +17,12 @@ def best_device() -> torch.device:
 
 
 def tune_process() -> None:
-    """Have this process keep its memory and round denormal numbers to zero; to call it again changes nothing."""
+    """Have this process keep its memory, round denormal numbers to zero and wait for threads as `threads` says.
+
+    To call it again changes nothing.
+    """
     keep_memory()
+    spin_shortly()
     torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
 
 

@@ -18,7 +18,7 @@ from IPython.display import HTML, Code, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments
+from ..config import DATASETS, DECOMPS, PLAIN, Config, InputError, arguments, unused_by
 from ..display import as_label, html_table
 from ..formats import uses_dims
 from ..network import IMAGE, build, select_decomposable
@@ -68,7 +68,8 @@ def sizes(config: Config, classes: int = 10) -> pd.DataFrame:
 
 
 def tabulate_sizes(table: pd.DataFrame) -> HTML:
-    """The table that `sizes` returns, as a notebook shows it."""
+    """The table that `sizes` returns, as a notebook shows it: without columns that are blank all the way down."""
+    table = table.loc[:, (table != "").any()]
     return HTML(table.rename_axis(index=None, columns="layer").to_html(formatters=SHOWN_AS))
 
 
@@ -206,9 +207,13 @@ def one_run(runs: str = "runs", clicked: LivePicture | None = None) -> None:
 
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The parameters in which two runs differ, and what came of it."""
-    names = [name for name in Config.__dataclass_fields__ if left.get(name) != right.get(name)]
-    rows = {name: [left.get(name), right.get(name)] for name in ["run", *names]}
+    """The parameters in which two runs differ, blank where a form does not use one, and what came of it."""
+    used = [
+        {name: "" if name in unused_by(each["decomp"]) else each.get(name) for name in Config.__dataclass_fields__}
+        for each in (left, right)
+    ]
+    names = [name for name in Config.__dataclass_fields__ if used[0][name] != used[1][name]]
+    rows = {"run": [left["run"], right["run"]]} | {name: [each[name] for each in used] for name in names}
     return rows | {name: [SHOWN_AS[name](each[name]) for each in (left, right)] for name in OUTCOME}
 
 

@@ -21,7 +21,7 @@ SHOWN_FIRST = [
     "epochs", "batch_size", "seed",
 ]  # fmt: skip
 WORDS = {"search": "Filter:", "info": "_START_ to _END_ of _TOTAL_ runs", "lengthMenu": "_MENU_ rows"}
-FIT = {"scrollX": True, "style": "font-size: 0.8em"}
+FIT = {"scrollX": True, "style": "font-size: 0.8em", "text_in_header_can_be_selected": False}  # a click sorts
 
 
 def published_runs(runs: str | Path) -> set[str]:

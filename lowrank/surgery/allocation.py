@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..formats import FORMATS, Folding, Layout, fold, path, walked
+from ..formats.budget import refuse_budget
 from ..formats.fits import leading, project, unfold, widen
 from ..formats.folding import balanced
 
@@ -201,10 +202,7 @@ def spend(
     size, least = sum(weight.numel() for weight in weights), sum(hull[0].size for hull in hulls)
     left = int(budget * size + 1e-6) - least
     if left < 0:
-        raise ValueError(
-            f"budget={budget}: the smallest {decomp} with these modes has {least:,} of {size:,} parameters, "
-            f"allowed is {least / size:.4f} or more"
-        )
+        refuse_budget(decomp, budget, least, size)
     chosen = [hull[0] for hull in hulls]
     steps = [(-rate_gain(*pair), layer, pair[1]) for layer, hull in enumerate(hulls) for pair in pairwise(hull)]
     for _, layer, after in sorted(steps, key=lambda step: step[:2]):
