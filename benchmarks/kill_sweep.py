@@ -49,7 +49,7 @@ def note(folder: Path, line: str) -> None:
 def short(log=print, **parameters) -> dict:
     """Stands in for training: same claim, same store, and a journal of what was begun and what was stored."""
     config = Config.of(parameters)
-    run = config.run(PIXELS)
+    run = config.run_id(PIXELS)
     with claim(config.folder / run):
         found = record(config.folder, run)
         if found and found["status"] in FINAL:

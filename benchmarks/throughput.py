@@ -27,7 +27,7 @@ PIXELS = load("digits").fingerprint  # a function with a cache would be looked f
 
 def nothing(log: Callable[[str], None], **parameters: Any) -> dict[str, Any]:
     """A trial without training; the driver stores its record."""
-    return {"run": Config.of(parameters).run(PIXELS), "status": "done"}
+    return {"run": Config.of(parameters).run_id(PIXELS), "status": "done"}
 
 
 def timed(study: Any, workers: int, trial: Callable[..., dict], seeds: int = 0) -> tuple[int, float, float]:

@@ -38,7 +38,7 @@ QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 def short(log=print, **parameters) -> dict:
     """Stands in for training: stores on the host where it runs, and says which that was."""
     config = Config.of(parameters)
-    run = config.run(PIXELS)
+    run = config.run_id(PIXELS)
     with claim(config.folder / run):
         found = record(config.folder, run)
         if found and found["status"] in FINAL:

@@ -21,6 +21,7 @@ from typing import Any
 from .display import html_table
 from .errors import InputError, printable, refuse_unknown
 from .formats import FORMATS, MOST_DIMS, OR_YOUR_OWN, PLAIN, RANK_RULES, default_rank_rule, uses_dims
+from .formats.own import own_sizes
 from .parameters import checked, choice, parameter
 from .paths import is_runs, located, runs_folder
 from .signatures import list_parameters
@@ -207,17 +208,20 @@ class Config:
         refuse_unknown(values, [each.name for each in fields(cls)])
         return cls(**values)
 
-    def run(self, data: str) -> str:
+    def run_id(self, data: str) -> str:
         """The id of a run: a hash of what decides its result, the data by the fingerprint `data`.
 
         Left out are `runs`, `save_weights` and what a form does not use: `dense` and `separable` have no modes
-        and no ranks, a `bottleneck` (or any other format without `uses_dims`) is never folded.
+        and no ranks, a `bottleneck` (or any other format without `uses_dims`) is never folded. With a format of one's
+        own goes what it was made with, such as a number of blocks.
         """
         unused = {"runs", "save_weights"} | unused_by(self.decomp)
         if not uses_dims(self.decomp) and self.rank_rule in ("useful", "original"):
             unused |= {"rank_rule"}  # equal for it
         unused |= {name for name, value in ADDED.items() if getattr(self, name) == value}  # keeps older ids as they are
         decisive = {name: value for name, value in asdict(self).items() if name not in unused} | {"dataset": data}
+        if sizes := own_sizes(self.decomp):
+            decisive |= {"form": sizes}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
     def fitted(self, images: int) -> Config:

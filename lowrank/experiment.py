@@ -64,7 +64,7 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     data = load_data(config.dataset, device)
     config = replace(config, precision=resolved_precision(config.precision, device)).fitted(len(data.train_labels))
     data = held_out(data, config.validation)
-    name = config.run(data.fingerprint)
+    name = config.run_id(data.fingerprint)
     if record := reuse_record(config, name, log):
         return record
     if config.start:

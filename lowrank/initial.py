@@ -30,7 +30,8 @@ def set_cores(layer: Decomposed, cores: Sequence[Tensor], std: float | None = No
 
 
 def balance(cores: Sequence[Tensor], layout: Layout, std: float | None = None) -> list[Tensor]:
-    """Give every core the same largest singular value; the weight stays, or gets the spread `std` about 0."""
+    """Cores of the same shapes that all have the same largest singular value, each as the matrix that the format splits
+    it into; the weight [O, I] stays, or gets the spread `std` about 0."""
     norms = [
         torch.linalg.matrix_norm(core.reshape(prod(core.shape[:split]), -1), 2)
         for core, split in zip(cores, layout.form.splits(layout.folding, layout.ranks), strict=True)
@@ -76,7 +77,10 @@ def draw_zeros(layer: Decomposed) -> None:
 
 
 def spread(weight: Tensor) -> Tensor:
-    """Sum of the singular values to the fourth over the square of their squares' sum: least where all are equal."""
+    """Of a weight [O, I]: the sum of its singular values to the fourth, over the square of their squares' sum.
+
+    Least where all are equal.
+    """
     weight = weight if weight.shape[0] <= weight.shape[1] else weight.T
     gram = weight @ weight.T
     return gram.square().sum() / gram.trace().square()

@@ -163,7 +163,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> bytes:
+def as_csv(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> bytes:
     """Rows as CSV: the given columns first, then whatever else the rows hold."""
     names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     text = io.StringIO()
@@ -181,7 +181,7 @@ def collect(runs: Path) -> None:
     with claim(runs):
         sweep_up(runs)
         rows = [{name: each[name] for name in each if name != "correct"} for each in records(runs)]
-        content = table(rows, COLUMNS)
+        content = as_csv(rows, COLUMNS)
         path = runs / "results.csv"
         if not path.is_file() or path.read_bytes() != content:
             write(path, content)
@@ -197,7 +197,7 @@ def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> 
     with explain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         sweep_up(folder)
-    write(folder / "history.csv", table(history))
+    write(folder / "history.csv", as_csv(history))
     write(folder / "record.json", content.encode())
     try:
         collect(runs)

@@ -12,9 +12,9 @@ import os
 import sys
 import threading
 
-SAID = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
-LATE = "torch" in sys.modules and not SAID
-if not SAID:
+SETTLED = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+LATE = "torch" in sys.modules and not SETTLED
+if not SETTLED:
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 

@@ -48,6 +48,13 @@ def cluster():
 
 
 @pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The cache of data and kernels, empty."""
+    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def seeded() -> None:
     """The same random numbers every time, whatever ran before."""
     import torch

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import lowrank
 from lowrank.config import Config
+from lowrank.data import Data
 from lowrank.formats import FORMATS, fold
 
 SMALL = {"dataset": "digits", "width": 4, "batch_size": 256, "precision": "float32", "augment": True}
@@ -47,3 +48,8 @@ def row(run: str, **values) -> dict:
     """The record of a run."""
     asked = asdict(Config().fitted(50_000))
     return asked | {"run": run, "status": "done", "parameters": 100, "test_accuracy": 0.75} | values
+
+
+def epoch(data: Data, *arguments) -> list[torch.Tensor]:
+    """All images and all labels of an epoch, in its order."""
+    return [torch.cat(batches) for batches in zip(*data.training_batches(*arguments), strict=True)]

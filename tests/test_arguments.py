@@ -132,7 +132,7 @@ def test_config_says_which_parameter_was_meant():
 def test_minus_zero_is_zero(name):
     size = {"budget": 0.5} if name != "budget" else {"rank_scale": 0.5}
     config, negative = Config(**size | {name: 0.0}), Config(**size | {name: -0.0})
-    assert config.run("pixels") == negative.run("pixels")
+    assert config.run_id("pixels") == negative.run_id("pixels")
 
 
 @pytest.mark.parametrize("decomp", FORMATS)

@@ -15,6 +15,8 @@ from lowrank.config import Config
 from lowrank.data.augmentation import FULL
 from lowrank.hardware import graph
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture
 def bench():
@@ -45,11 +47,6 @@ def dataset(tmp_path_factory):
                 pixels = draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / split / str(label) / f"{number}.png")
     return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)

@@ -84,22 +84,22 @@ def test_records_keep_their_names_though_parameters_were_added():
     assert not ADDED.keys() & older.keys() and len(records) > 1
     for record in records:
         parameters = {name: value for name, value in record.items() if name in Config.__dataclass_fields__}
-        assert Config(**parameters | {"dataset": "digits"}).run(record["data"]) == record["run"]
-    assert Config(recipe="fast").run("pixels") != Config().run("pixels")
+        assert Config(**parameters | {"dataset": "digits"}).run_id(record["data"]) == record["run"]
+    assert Config(recipe="fast").run_id("pixels") != Config().run_id("pixels")
 
 
 def test_the_run_is_named_by_what_decides_its_result():
-    name = Config(seed=1).run("pixels")
-    assert name == Config(seed=1, runs="elsewhere").run("pixels")
-    assert name == Config(seed=1, rank_scale=0.5).run("pixels")
-    assert name != Config(seed=2).run("pixels")
-    assert name != Config(seed=1).run("other pixels")
-    assert name != Config(seed=1, dims=4).run("pixels")
+    name = Config(seed=1).run_id("pixels")
+    assert name == Config(seed=1, runs="elsewhere").run_id("pixels")
+    assert name == Config(seed=1, rank_scale=0.5).run_id("pixels")
+    assert name != Config(seed=2).run_id("pixels")
+    assert name != Config(seed=1).run_id("other pixels")
+    assert name != Config(seed=1, dims=4).run_id("pixels")
 
 
 @pytest.mark.parametrize("decomp", ["dense", "separable", "bottleneck"])
 def test_modes_do_not_decide_the_result_of_forms_that_are_never_folded(decomp):
-    assert Config(decomp=decomp, dims=3).run("pixels") == Config(decomp=decomp, dims=4).run("pixels")
+    assert Config(decomp=decomp, dims=3).run_id("pixels") == Config(decomp=decomp, dims=4).run_id("pixels")
 
 
 def test_a_path_is_recorded_by_its_last_part():
@@ -143,7 +143,7 @@ def test_paths_may_be_paths_and_begin_at_home(tmp_path, monkeypatch):
         assert Config(dataset=home + "pets", runs=home + "mine").folder == tmp_path / "mine"
         config = Config(dataset=Path(home, "pets"), runs=Path(home, "mine"))
         assert config.folder == tmp_path / "mine" and dataset_name(config.dataset) == "pets"
-        assert config.run("pixels") == Config(dataset="digits").run("pixels")
+        assert config.run_id("pixels") == Config(dataset="digits").run_id("pixels")
     assert Config(runs="elsewhere").folder == ROOT / "elsewhere"
     asked = {"dataset": "digits", "width": 1, "epochs": 1, "budget": 1.0, "precision": "float32"}
     record = lowrank.run(log=lambda line: None, runs="~/mine", save_weights=True, **asked)

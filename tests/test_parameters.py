@@ -28,7 +28,7 @@ def test_numbers_of_numpy_are_numbers():
     plain = Config(decomp="cp", dims=4, budget=0.25, epochs=7, augment=False, seed=2**63 - 1, dataset="digits")
     given = {name: NUMPY[type(value)](value) for name, value in asdict(plain).items()}
     config = Config(**given)
-    assert config == plain and config.run("pixels") == plain.run("pixels")
+    assert config == plain and config.run_id("pixels") == plain.run_id("pixels")
     assert {type(value) for value in asdict(config).values()} == {bool, int, float, str}
     row = pd.DataFrame([asdict(plain)]).iloc[0]
     assert Config(**row) == plain

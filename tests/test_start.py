@@ -61,7 +61,7 @@ def test_without_epochs_everything_is_measured_as_after_the_last(runs, tmp_path)
 
 def test_a_start_is_part_of_the_id_and_its_absence_is_not():
     start = {"start": "0" * 12, "budget": 0.1}
-    ids = {Config(**asked).run("pixels") for asked in (start, start | {"start": "1" * 12}, {"budget": 0.1})}
+    ids = {Config(**asked).run_id("pixels") for asked in (start, start | {"start": "1" * 12}, {"budget": 0.1})}
     assert len(ids) == 3
     assert Config(**start) == Config(init="weights", **start)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import isqrt, prod
-from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from .als import fit_ring
+from .fits import fit_tt, fit_tucker_tt
 from .folding import Folding
 from .format import Format
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class TensorTrain(Format):
@@ -53,8 +53,6 @@ class TensorTrain(Format):
         return towards_the_cut(folding)
 
     def fit(self, weight, folding, ranks):
-        from .fits import fit_tt
-
         return fit_tt(weight.reshape(folding.modes), ranks)
 
     def cuts(self, folding):
@@ -97,8 +95,6 @@ class Ring(Format):
         return towards_the_cut(folding)
 
     def fit(self, weight, folding, ranks):
-        from .als import fit_ring
-
         return fit_ring(weight.reshape(folding.modes), ranks)
 
 
@@ -158,8 +154,6 @@ class TuckerTT(TensorTrain):
         return [1] * len(folding.modes) + towards_the_cut(folding)
 
     def fit(self, weight, folding, ranks):
-        from .fits import fit_tucker_tt
-
         return fit_tucker_tt(weight.reshape(folding.modes), ranks)
 
     def cuts(self, folding):

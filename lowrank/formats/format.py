@@ -22,12 +22,10 @@ The other formats draw other lines between other cores; a Format says which.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from .folding import Folding
-
-if TYPE_CHECKING:
-    from torch import Tensor  # contracting takes methods of tensors only: who counts needs no torch
 
 
 class Format:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from .folding import Folding
 from .format import Format
 from .registry import FORMATS
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Through a layer: two thin products; one product with W, built once a step; the format's own multiplication.
 CONTRACTIONS = ("factors", "weight", "cores")

@@ -17,15 +17,17 @@ from .registry import FORMATS, PLAIN
 
 BUILT_IN = (*PLAIN, *FORMATS)
 # outputs, inputs, dims and kernel of the weights on which a format is checked
-CHECKED = [(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (32, 64, 4, 1), (48, 32, 5, 1)]
+CHECKED = [(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (9, 9, 2, 1), (32, 64, 4, 1), (48, 32, 5, 1)]
+CHECKED += [(128, 128, 3, 1)]
 CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
 
 
 def register(decomp: str, form: Format) -> None:
     """Make a format of your own known by a name: it counts, trains, sweeps and is drawn like those of lowrank.
 
-    The same name again replaces it. A fresh process does not know it: register it there before it reads a Config,
-    weights or a sweep that names it; the workers of `lowrank.sweep` are told by themselves. Raises InputError at a
+    The same name again replaces it; its runs are others if it was made with other numbers or texts. A fresh process
+    does not know it: register it there before it reads a Config, weights or a sweep that names it; the workers of
+    `lowrank.sweep` are told by themselves. Raises InputError at a
     name that lowrank itself uses, and if on one of several foldings what `form` says is not what it does: a W that is
     not outputs x inputs or not linear in every core, factors that are not `inner` wide, counts that are no integers,
     ranks that add no parameters.
@@ -64,6 +66,13 @@ def register(decomp: str, form: Format) -> None:
 def own_formats() -> dict[str, Format]:
     """What this process has registered, by name."""
     return {decomp: form for decomp, form in FORMATS.items() if decomp not in BUILT_IN}
+
+
+def own_sizes(decomp: str) -> dict[str, bool | int | float | str]:
+    """What tells two formats of one name apart: the numbers and texts that a format of one's own was made with."""
+    form = own_formats().get(decomp)
+    found = {} if form is None else vars(form)
+    return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str)}
 
 
 def check_format(decomp: str, form: Format, folding: Folding) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from .als import fit_cp
+from .fits import fit_bottleneck, fit_tucker
 from .format import Format
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Bottleneck(Format):
@@ -32,8 +32,6 @@ class Bottleneck(Format):
         return left, right
 
     def fit(self, weight, folding, ranks):
-        from .fits import fit_bottleneck
-
         return fit_bottleneck(weight, ranks)
 
     def cuts(self, folding):
@@ -67,8 +65,6 @@ class CP(Format):
         return left, right.T  # [O, R], [R, I]
 
     def fit(self, weight, folding, ranks):
-        from .als import fit_cp
-
         return fit_cp(weight.reshape(folding.modes), ranks)
 
 
@@ -115,8 +111,6 @@ class Tucker(Format):
         return [folding.rows] + [1] * len(folding.modes)
 
     def fit(self, weight, folding, ranks):
-        from .fits import fit_tucker
-
         return fit_tucker(weight.reshape(folding.modes), ranks)
 
     def cuts(self, folding):

@@ -15,8 +15,10 @@ class Registry(dict[str, Format]):
     """A dictionary that says what to do if a name is missing, as in a process that only reads what another stored."""
 
     def __missing__(self, decomp: str) -> Format:
+        if decomp in PLAIN:
+            raise InputError(f"decomp={decomp!r} is no format; allowed: {', '.join(self)}")
         raise InputError(
-            f"decomp={decomp!r} is a format of your own that this process does not know: call "
+            f"decomp={decomp!r}: if it is a format of your own, this process does not know it: call "
             f"lowrank.register({decomp!r}, form) first, or use one of {', '.join(self)}"
         )
 

@@ -111,7 +111,7 @@ def setting_id(
 @lru_cache(maxsize=2**16)
 def id_of(asked: tuple[tuple[str, Any], ...]) -> str:
     try:
-        return Config.of(dict(asked)).fitted(CIFAR).run("")
+        return Config.of(dict(asked)).fitted(CIFAR).run_id("")
     except InputError:  # a decomposition that somebody had registered
         return ""
 

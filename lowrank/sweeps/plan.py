@@ -111,7 +111,7 @@ def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
         return replace(config.fitted(len(data[config.dataset].train_labels)), precision=precision)
 
     def identify(config: Config) -> str:
-        return settle(config).run(data[config.dataset].fingerprint)
+        return settle(config).run_id(data[config.dataset].fingerprint)
 
     found: dict[str, Config] = {}
     for parameters in runs:
@@ -194,7 +194,8 @@ def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs
     """One row a run of a study, stored or not: done, diverged, failed, running or remaining.
 
     The parameters are those of `lowrank.sweep`. Columns: `run`, `status`, the parameters that vary, `test_accuracy`,
-    and of a failed run `reason` and `log`, the file of what it said.
+    and of a failed run `reason` and `log`, the file of what it said. Raises InputError at a study or a parameter that
+    is not possible.
 
     >>> study = lowrank.grid(decomp=["tt"], dims=[3, 4], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
     >>> lowrank.status(study)[["status", "dims"]].to_dict("records")

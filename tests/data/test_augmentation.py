@@ -5,17 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from small import epoch
 
 from lowrank.data.augmentation import FULL, LIGHT, Augmentation, augmented, draws
 from lowrank.data.dataset import Data
 from lowrank.data.images import SIZE
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-def epoch(data: Data, *arguments) -> list[torch.Tensor]:
-    """All images and all labels of an epoch, in its order."""
-    return [torch.cat(batches) for batches in zip(*data.training_batches(*arguments), strict=True)]
 
 
 def reference(image: np.ndarray, drawn: tuple[int, ...], augmentation: Augmentation, fill: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small import epoch
 
 from lowrank.data import load
 from lowrank.data.augmentation import FULL
@@ -12,11 +13,6 @@ from lowrank.data.dataset import Data, held_out
 from lowrank.errors import InputError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-def epoch(data: Data, *arguments) -> list[torch.Tensor]:
-    """All images and all labels of an epoch, in its order."""
-    return [torch.cat(batches) for batches in zip(*data.training_batches(*arguments), strict=True)]
 
 
 def test_an_epoch_has_each_image_once_with_its_label(data):

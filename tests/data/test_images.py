@@ -18,16 +18,12 @@ from lowrank.data import load
 from lowrank.data.images import MOST_PIXELS
 from lowrank.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 NAMES = [
     f"{split}/{kind}/{k}.png" for split, n in (("train", 3), ("test", 2)) for kind in ("cat", "dog") for k in range(n)
 ]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def encoded(image: Image.Image, kind: str = "png", **options) -> bytes:

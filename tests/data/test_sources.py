@@ -22,14 +22,9 @@ from lowrank.data import load, sources
 from lowrank.data.dataset import Data
 from lowrank.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Each test starts with an empty cache."""
-    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -359,10 +354,3 @@ def test_no_network_names_the_ways_out(cache, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     message = refusal("cifar100")
     assert all(way in message for way in ("dataset='digits'", "cifar-100-python.tar.gz", str(cache), "image folder"))
-
-
-@pytest.fixture
-def data() -> Data:
-    """100 random images, each labelled by its place."""
-    images = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    return Data(images, torch.arange(100), images[:9], torch.arange(9), tuple(map(str, range(100))), "0" * 12)

@@ -1,10 +1,7 @@
 """The budget: parameters are those that torch counts, and ranks meet what they may use."""
 
-import subprocess
-import sys
 from itertools import pairwise, product
 from math import prod
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -224,22 +221,6 @@ def test_original_ranks_are_in_proportion_to_their_caps(decomp):
 def test_a_rule_that_there_is_not_is_said_in_one_line(rule):
     with pytest.raises(InputError, match=f"^rank_rule={rule!r}; allowed: auto, useful, root, uniform, original$"):
         solve("tt", [fold(12, 8, 3)], budget=0.5, rank_rule=rule)
-
-
-# --- on its own
-
-
-def test_sizes_are_answered_without_torch():
-    """The package is read without lowrank/__init__.py, which imports everything else."""
-    code = (
-        "import sys, types\n"
-        "lowrank = sys.modules['lowrank'] = types.ModuleType('lowrank')\n"
-        f"lowrank.__path__ = [{str(Path(formats.__file__).parents[1])!r}]\n"
-        "from lowrank import formats\n"
-        "print(formats.solve('tt', [formats.fold(64, 64, 4)], rank_scale=1e-9)[0].parameters, 'torch' in sys.modules)"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["32", "False"]
 
 
 @pytest.mark.parametrize("sizes", [{}, {"budget": 0}, {"budget": 0.5, "rank_scale": 0.5}], ids=str)

@@ -32,8 +32,9 @@ def test_it_meets_a_budget_and_its_sizes_are_shown(monarch, budget):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_a_layer_that_it_cannot_hold_is_left_and_said(monarch, size):
     net = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 10))
-    with pytest.warns(UserWarning, match="left as they are, as decomp='monarch' cannot hold them: 1: blocks=4"):
+    with pytest.warns(UserWarning, match="left as they are, as decomp='monarch' cannot hold them: 1: blocks=4") as said:
         small = lowrank.decompose(net, decomp="monarch", **size)
+    assert said[0].filename == __file__  # the line that has called it
     assert type(small[1]) is nn.Linear and type(small[0]) is not nn.Linear
     assert lowrank.summary(small).left["1"] == "monarch cannot hold it: blocks=4 does not divide 10"
 
@@ -122,7 +123,7 @@ def test_a_size_that_does_not_fit_is_said_in_one_line(monarch):
 
 def test_dims_is_no_parameter_of_its_runs(monarch):
     configs = lowrank.grid(decomp=["monarch"], dims=[2, 5], rank_rule=["useful", "original"])
-    assert len({Config(**config).run("data") for config in configs}) == 1
+    assert len({Config(**config).run_id("data") for config in configs}) == 1
     record = {"decomp": "monarch", "dims": 3, "budget": 0.1, "rank_scale": 0, "seed": 0, "dataset": "digits"}
     assert "dims" not in explore.title(record | {"test_accuracy": 0.5, "parameters": 1000})
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import lowrank
 from lowrank import Format, InputError, formats
-from lowrank.config import DECOMPS
+from lowrank.config import DECOMPS, Config
 from lowrank.formats.own import CHECKED
 from lowrank.layers import DecomposedConv2d
 
@@ -126,11 +126,25 @@ def test_registering_draws_nothing_from_the_global_generator(nothing_registered)
 
 
 def test_the_same_name_again_replaces_the_form(nothing_registered):
+    runs = set()
     for blocks in (2, 4):
         lowrank.register("monarch", Monarch(blocks))
+        runs.add(Config(decomp="monarch", rank_scale=1.0).run_id("pixels"))
         layer = DecomposedConv2d(nn.Conv2d(8, 8, 1), formats.solve("monarch", [formats.fold(8, 8, 3)], rank_scale=1)[0])
         assert layer.core_0.shape[0] == blocks
-    assert list(DECOMPS).count("monarch") == 1
+    assert list(DECOMPS).count("monarch") == 1 and len(runs) == 2
+
+
+@pytest.mark.parametrize("blocks", [1, 64])
+def test_a_format_may_be_for_some_sizes_only(blocks, nothing_registered):
+    lowrank.register("monarch", Monarch(blocks))
+
+
+def test_a_weight_that_is_transposed_where_it_is_square_is_refused(nothing_registered):
+    turned = made_whole(lambda self, c, f: (c[0] @ c[1]).T if f.outputs == f.inputs else c[0] @ c[1])
+    multiply = {"work": lambda self, f, r: 1, "multiply": lambda self, x, c, f: x @ (c[0] @ c[1]).T}
+    with pytest.raises(InputError, match="for a weight of 9 x 9.*multiply does not multiply by its weight"):
+        lowrank.register("turned", type("Turned", (type(turned),), multiply)())
 
 
 def test_a_layer_shows_the_name_of_its_form_as_text(nothing_registered):

@@ -29,10 +29,10 @@ def test_what_a_process_does_not_know_is_named_as_ones_own(monarch, tmp_path):
     for ask, line in (
         (lambda: Config(decomp="monarch"), unknown),
         (lambda: lowrank.load(record["run"], runs=tmp_path), unknown),
-        (lambda: lowrank.load(started, runs=tmp_path), "a format of your own that this process does not know"),
+        (lambda: lowrank.load(started, runs=tmp_path), "a format of your own, this process does not know"),
         (lambda: lowrank.status([{"decomp": "monarch"}]), unknown),
         (lambda: lowrank.decompose(linear, decomp="monarch", budget=0.5), unknown),
-        (lambda: pickle.loads(net)(torch.zeros(1, 3, 32, 32)), "a format of your own that this process does not know"),
+        (lambda: pickle.loads(net)(torch.zeros(1, 3, 32, 32)), "a format of your own, this process does not know"),
     ):
         with pytest.raises(InputError, match=f"^decomp='monarch'.*{line}") as refusal:
             ask()

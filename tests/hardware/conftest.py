@@ -8,13 +8,6 @@ from compilers import compiler
 from lowrank.hardware import native
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """Where no library is yet."""
-    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
     """A cache with the library of this machine."""

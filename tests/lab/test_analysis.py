@@ -21,8 +21,8 @@ def made_up(run, **measured):
     """A record of one run of a study, as the table holds it."""
     config = Config.of(run).fitted(1500)
     accuracy = 0.5 + 0.01 * config.dims + 0.001 * config.seed
-    row = asdict(config) | {"run": config.run("pixels"), "status": "done", "test_accuracy": accuracy, "seconds": 36.0}
-    sizes = {"parameters": 1000, "multiply_adds": 5000, "test_loss": 1.0}
+    row = asdict(config) | {"run": config.run_id("pixels"), "status": "done", "test_accuracy": accuracy}
+    sizes = {"seconds": 36.0, "parameters": 1000, "multiply_adds": 5000, "test_loss": 1.0}
     source = {"data": "f00", "code": "c0de", "revision": "abc", "torch": "2.11", "device": "cpu"}
     return row | sizes | source | measured
 

@@ -165,7 +165,7 @@ def test_objects_have_a_short_repr_and_an_html_table(tmp_path):
 def test_the_cell_that_repeats_a_run_finds_that_run(tmp_path):
     record = lowrank.run(log=lambda line: None, runs=str(tmp_path), decomp="cp", budget=0.5, **SMALL)
     again = Config(**eval(explore.repeat(record).partition("\n\n")[2].replace("lowrank.run", "dict")))
-    assert again.run(record["data"]) == record["run"]
+    assert again.run_id(record["data"]) == record["run"]
 
 
 def test_the_table_of_runs_shows_what_varies_and_stays_so_when_it_is_filtered(tmp_path):

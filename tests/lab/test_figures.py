@@ -55,8 +55,8 @@ def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for study in STUDIES:
         for parameters in planned(study, "smoke"):
-            config = configure(parameters, lambda start: start.run("pixels"))
-            run = config.run("pixels")
+            config = configure(parameters, lambda start: start.run_id("pixels"))
+            run = config.run_id("pixels")
             (folder / run).mkdir(exist_ok=True)
             record = made_up(config, run) | described(parameters.get("start"))
             write(folder / run / "record.json", json.dumps(record).encode())

@@ -211,8 +211,9 @@ def test_layers_are_chosen_by_pattern_type_or_function(choice, names):
 
 def test_grouped_convolutions_are_left_and_said_so():
     net = nn.Sequential(separable(8, 16), nn.Conv2d(16, 16, 1, groups=2))
-    with pytest.warns(UserWarning, match=r"left as they are: 0\.depthwise, 1 \(grouped\)"):
+    with pytest.warns(UserWarning, match=r"left as they are: 0\.depthwise, 1 \(grouped\)") as said:
         net = decompose(net, decomp="tt", rank_scale=0.5)
+    assert said[0].filename == __file__  # the line that has called it
     assert list(decomposed(net)) == ["0.pointwise"]
     assert list(summary(net).decomp) == ["grouped", "tt", "grouped"]
 

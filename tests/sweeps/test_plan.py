@@ -15,7 +15,7 @@ from lowrank.sweeps.studies import grid
 
 @pytest.mark.usefixtures("data_without_loading")
 def test_status_knows_what_another_process_is_training(tmp_path):
-    run = Config.of(runs_of(0)[0]).fitted(1497).run("pixels")
+    run = Config.of(runs_of(0)[0]).fitted(1497).run_id("pixels")
     with claim(tmp_path / run):
         assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["running", "remaining"]
     assert status(runs_of(0, 1), runs=str(tmp_path))["status"].tolist() == ["remaining", "remaining"]

@@ -18,7 +18,7 @@ from lowrank.sweeps.studies import COMPRESSED, FAULTS, SCALES, STUDIES, grid
 
 
 def pixels(config):
-    return config.run("pixels")
+    return config.run_id("pixels")
 
 
 def smallest(config, form):
@@ -37,7 +37,7 @@ def smallest(config, form):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_run_of_every_study_is_valid_and_different(study, scale):
-    ids = [configure(parameters, pixels).run("pixels") for parameters in planned(study, scale)]
+    ids = [configure(parameters, pixels).run_id("pixels") for parameters in planned(study, scale)]
     assert len(ids) == len(set(ids)) > 1
 
 

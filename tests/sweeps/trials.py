@@ -22,7 +22,7 @@ from lowrank.sweeps.studies import grid
 def quick(log=print, **parameters) -> dict:
     """Stands in for training: a twentieth of a second, and the faults that the seed asks for."""
     config = Config.of(parameters)
-    run = config.run("pixels")
+    run = config.run_id("pixels")
     with claim(config.folder / run):
         found = record(config.folder, run)
         if found and found["status"] in FINAL:
