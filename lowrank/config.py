@@ -231,7 +231,7 @@ class Config:
         512 and falls with the root of the batch: fewer images make a noisier step. Digits are not flipped.
         """
         batch_size = self.batch_size or min(512, max(2, 2 ** int(math.log2(max(2, images / 20)))))
-        learning_rate = self.learning_rate or round(0.4 * (batch_size / 512) ** 0.5, 4)
+        learning_rate = self.learning_rate or round(0.4 * (min(batch_size, images) / 512) ** 0.5, 4)
         augment = self.dataset != "digits" if self.augment == "auto" else self.augment
         return replace(self, batch_size=batch_size, learning_rate=learning_rate, augment=augment)
 

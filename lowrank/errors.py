@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -73,10 +74,18 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
 
 
 def check_functions(**given: Any) -> None:
-    """Raises InputError at the first that cannot be called."""
+    """Raises InputError at the first that cannot be called, or takes no argument."""
     for name, value in given.items():
-        if not callable(value):
-            raise InputError(f"{name}={value!r}; allowed: a function")
+        if not callable(value) or not takes_something(value):
+            raise InputError(f"{name}={value!r}; allowed: a function of one argument")
+
+
+def takes_something(function: Callable[..., Any]) -> bool:
+    """Whether it takes an argument; of some functions in C nobody knows."""
+    try:
+        return bool(inspect.signature(function).parameters)
+    except ValueError:
+        return True
 
 
 def refuse_unknown(values: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -118,6 +118,7 @@ def test_what_is_left_to_the_data_follows_its_size(images):
     fitted = Config(dataset="digits").fitted(images)
     assert 2 <= fitted.batch_size <= 512 and (fitted.batch_size == 2 or images // fitted.batch_size >= 20)
     assert 0 < fitted.learning_rate <= 0.4 and fitted.augment is False
+    assert Config(dataset="digits", batch_size=10**9).fitted(512).learning_rate == 0.4  # a step has 512 images
     own = Config(dataset="digits", batch_size=7, learning_rate=0.3, augment=True)
     assert own.fitted(images) == own
 
@@ -155,8 +156,14 @@ def test_paths_may_be_paths_and_begin_at_home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "value"), [("log", 5), ("log", None), ("watch", 1), ("watch", "curves")])
 def test_what_cannot_be_called_is_refused_before_any_work(tmp_path, name, value):
-    with pytest.raises(InputError, match=f"^{name}={value!r}; allowed: a function$"):
+    with pytest.raises(InputError, match=f"^{name}={value!r}; allowed: a function of one argument$"):
         lowrank.run(dataset="digits", runs=str(tmp_path / "runs"), **{name: value})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_function_without_an_argument_is_refused_before_any_work(tmp_path):
+    with pytest.raises(InputError, match="^watch=<function .*; allowed: a function of one argument$"):
+        lowrank.run(dataset="digits", runs=str(tmp_path / "runs"), watch=lambda: None)
     assert not (tmp_path / "runs").exists()
 
 

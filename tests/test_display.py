@@ -112,7 +112,9 @@ def test_sentences_and_pictures_show_it_as_text(text):
     measured = {"test_accuracy": 0.5, "parameters": 9, "seconds": 1.0, "data": "f00"}
     table = pd.DataFrame(rows).assign(**measured, **dict.fromkeys(TEXTS, text))
     method = analysis.Evidence("cp", "smoke", table, 1, 0, 2, 2, 0).method()
-    assert set(Tags(markdown2html(method)).tags) <= {"p", "code"}
+    left_out = analysis.source_of(table.assign(data=text, code=text, precision=text), open_precision=True)
+    for page in (method, left_out[0]):
+        assert set(Tags(markdown2html(page)).tags) <= {"p", "code"}
     figure = plots.accuracy_against_parameters(table).figure
     figure.canvas.draw()
     plt.close(figure)

@@ -168,9 +168,9 @@ def at_scale(table: pd.DataFrame, study: str, scale: str, mixed: bool) -> Eviden
 
 
 def source_of(runs: pd.DataFrame, open_precision: bool) -> pd.Series:
-    """What must be the same for runs to count together, in words."""
-    words = "training code " + code_of(runs) + " on data " + runs.data.fillna("").astype(str)
-    return words + (" in " + runs.precision.astype(str) if open_precision else "")
+    """What must be the same for runs to count together, in words for Markdown."""
+    words = "training code " + code_of(runs).map(as_text) + " on data " + runs.data.fillna("").map(as_text)
+    return words + (" in " + runs.precision.map(as_text) if open_precision else "")
 
 
 def ledger(table: pd.DataFrame, mixed: bool = False) -> pd.DataFrame:
