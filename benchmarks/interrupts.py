@@ -1,6 +1,6 @@
 """A sweep interrupted at random moments: lines printed, seconds to the prompt, processes left.
 
-    python benchmarks/interrupts.py          (Linux, about ten minutes; exits 1 where a promise is broken)
+    python benchmarks/interrupts.py          (Linux, about a quarter of an hour; exits 1 where a promise is broken)
 
 16 short trainings on two workers, in a script (Ctrl-C and SIGTERM), in a kernel as JupyterLab starts it (its stop
 button), and under papermill (Ctrl-C there: the lines are those that the notebook keeps, papermill adds its own). The

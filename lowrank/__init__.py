@@ -6,7 +6,7 @@ from . import threads  # noqa: F401, first: before torch is imported
 from .config import Config, InputError
 from .formats import Format
 from .formats.own import register
-from .lazy import HOMES, MODULES, load_name
+from .lazy import HOMES, MODULES, SHOWN, load_name
 from .optimiser import parameter_groups
 from .surgery import assign, decompose, densify
 from .sweeps.studies import grid
@@ -15,7 +15,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Config", "Format", "InputError", "assign", "decompose", "densify", "grid", "parameter_groups", "register", *HOMES,
 ]  # fmt: skip
-ROOMS_TO_SHOW = ("explore", "plots", "studies")
 
 
 def __getattr__(name: str) -> Any:
@@ -28,4 +27,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """What Tab shows; to show it, Tab loads all of it."""
-    return sorted({*__all__, *ROOMS_TO_SHOW, *(name for name in globals() if name.startswith("__"))})
+    return sorted({*__all__, *SHOWN, *(name for name in globals() if name.startswith("__"))})

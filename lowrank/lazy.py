@@ -25,6 +25,7 @@ HOMES: dict[str, tuple[str, ...]] = {  # of each name: its module, and the extra
     "summary": ("surgery.inventory",),
     "sweep": ("sweeps.driver", "train", "sweep"),
 }
+SHOWN = ("explore", "plots", "studies")  # modules that are for users: Tab shows no others
 ROOMS = ("", "lab", "sweeps")  # whose modules are found as lowrank.plots or lowrank.studies
 MODULES = {
     path.stem: ".".join(filter(None, (room, path.stem)))

@@ -1,9 +1,9 @@
 """How OpenMP's threads wait for each other. Imported before torch, whose OpenMP reads it once, as it is loaded.
 
 By default a thread that waits spins for milliseconds, on a core that the one it waits for may need: beside other
-programs a step takes half as long again, or several times as long. If it sleeps at once, a step of a small network
-takes up to a quarter longer on an idle machine. A short spin costs 4 to 13 percent there, and has all of the gain
-beside other programs (benchmarks/threads.py). Results stay the same.
+programs a step takes 1.4 to 1.5 times as long. If it sleeps at once, a step of a small network takes up to a quarter
+longer on an idle machine. A short spin costs 4 to 13 percent there, and gains as much beside other programs
+(benchmarks/threads.py). Results stay the same.
 
 Where the user has said how they wait, nothing is changed.
 """

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import prod
+from typing import NoReturn
 
 from ..errors import InputError
 from .folding import Folding
@@ -134,7 +135,7 @@ def check_sizes(decomp: str, foldings: Sequence[Folding]) -> None:
             raise InputError(f"decomp={decomp!r} cannot hold a weight of {size}: {reason}")
 
 
-def refuse_budget(decomp: str, budget: float, least: int, size: int) -> None:
+def refuse_budget(decomp: str, budget: float, least: int, size: int) -> NoReturn:
     """Raises the InputError of a budget that is too small."""
     modes = " with these modes" if FORMATS[decomp].uses_dims else ""
     raise InputError(

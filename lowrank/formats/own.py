@@ -17,8 +17,10 @@ from .registry import FORMATS, PLAIN
 
 BUILT_IN = (*PLAIN, *FORMATS)
 # outputs, inputs, dims and kernel of the weights on which a format is checked
-CHECKED = [(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (9, 9, 2, 1), (32, 64, 4, 1), (48, 32, 5, 1)]
-CHECKED += [(128, 128, 3, 1)]
+CHECKED = [
+    *[(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (9, 9, 2, 1)],
+    *[(32, 64, 4, 1), (48, 32, 5, 1), (128, 128, 3, 1)],
+]
 CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
 
 

@@ -90,10 +90,7 @@ def decompose(
     """
     check(module, decomp, dims, rank_rule, init, allocation, contraction)
     allocation = allocation or choose_allocation(module, init, rank_rule, rank_scale)
-    by_hand = ranks if isinstance(ranks, Mapping) else {} if ranks is None else {"*": ranks}
-    by_name = {} if budgets is None else budgets
-    sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, by_name, by_hand)
-    sizes.check()
+    sizes = Sizes(decomp, rank_rule, budget, rank_scale, error, allocation, budgets, ranks)
     net = copy_module(module)
     with one_line():
         hold_groups(group_tied(choose(net, only, skip)), sizes, int(dims), init, contraction)

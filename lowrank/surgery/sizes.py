@@ -23,7 +23,8 @@ from .parts import is_named
 class Sizes:
     """What decides the ranks: a share, a place on the way or an error for all layers, ranks and shares of some by hand.
 
-    `allocation` "error" spends a share where the error of the approximation falls most, "even" by the rank rule.
+    `allocation` "error" spends a share where the error of the approximation falls most, "even" by the rank rule. Ranks
+    that are given without a name are for all layers. Raises InputError if something contradicts another.
     """
 
     decomp: str
@@ -32,8 +33,16 @@ class Sizes:
     rank_scale: float
     error: float
     allocation: str
-    budgets: Mapping[str, float]
-    ranks: Mapping[str, int | Sequence[int]]
+    budgets: Mapping[str, float] | None
+    ranks: int | Sequence[int] | Mapping[str, int | Sequence[int]] | None
+
+    def __post_init__(self) -> None:
+        for name in ("budgets", "ranks"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, {})
+        if not isinstance(self.ranks, Mapping):
+            object.__setattr__(self, "ranks", {"*": self.ranks})
+        self.check()
 
     @property
     def needs_weights(self) -> bool:
@@ -49,9 +58,8 @@ class Sizes:
             raise InputError(f"{shown}; allowed: one of budget, rank_scale and error above 0 and up to 1")
         if self.allocation == "error" and self.rank_scale:
             raise InputError(f"allocation='error', rank_scale={self.rank_scale!r}; allowed: allocation='even'")
-        for name, given in (("budgets", self.budgets), ("ranks", self.ranks)):
-            if not isinstance(given, Mapping):
-                raise InputError(f"{name}={given!r}; allowed: a dict with a pattern of names for each")
+        if not isinstance(self.budgets, Mapping):
+            raise InputError(f"budgets={self.budgets!r}; allowed: a dict with a pattern of names for each")
         for pattern, share in self.budgets.items():
             if not is_share(share) or not share:
                 raise InputError(f"budgets={{{pattern!r}: {share!r}}}; allowed: numbers above 0 and up to 1")

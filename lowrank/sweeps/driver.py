@@ -27,13 +27,12 @@ from ..config import Config, InputError
 from ..errors import Stopped, check_functions, show_stopped_as_a_line
 from ..experiment import name_paths
 from ..files import claim
-from ..paths import relative
 from ..progress import SweepProgress, in_notebook
 from ..records import FINAL, collect, store
 from ..signatures import show_parameters
 from .cluster import check_scheduler, connected, slots
 from .engine import Engine, Outcome, failed, run_trial
-from .plan import Study, announce, final_record, find_slow, identified, missing_of, planned, rows_of, work_of
+from .plan import Study, announce, final_record, identified, missing_of, planned, rows_of, work_of
 
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
 REDRAW = 10  # seconds between two pictures of the state
@@ -215,11 +214,9 @@ def sweep(
             work = work_of(missing)
             interrupts.raising = False
             check_space(folder, len(missing))
-            log(announce(study, scale, configs, missing))
+            for line in announce(study, scale, configs, missing, here=not scheduler):
+                log(line)
             if missing:
-                log(f"records: {relative(folder)}")
-                if not scheduler and (slowness := find_slow(missing)):
-                    log(slowness)
                 engine = Engine(connect, trial, missing, minutes)
                 run_missing(engine, interrupts, work, log, lambda: show and show(rows_of(configs, folder)))
             return rows_of(configs, folder)

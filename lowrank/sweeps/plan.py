@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..files import claim
 from ..hardware.precision import find_slowness, resolved_precision
 from ..hardware.process import best_device
 from ..network import build
+from ..paths import relative
 from ..records import FINAL, WEIGHTS, record, results
 from ..signatures import show_parameters
 from ..start import check_parent, check_start
@@ -166,19 +167,21 @@ def count_multiply_adds(**form: Any) -> int:
         return count_network(config, build(config, classes=10))["multiply_adds"]
 
 
-def announce(study: Study, scale: str, configs: dict[str, Config], missing: dict[str, Config]) -> str:
-    """How many runs there are, how many are done, and whether those come from other revisions of the code."""
+def announce(
+    study: Study, scale: str, configs: dict[str, Config], missing: dict[str, Config], here: bool
+) -> Iterator[str]:
+    """How many runs there are, how many are done, whether those come from other revisions of the code; of those to
+    train, where their records go and, if they are trained `here`, whether they would be faster in float32."""
     done = [record(config.folder, run) for run, config in configs.items() if run not in missing]
-    here = revision() if done else ""
-    other = sum(found.get("revision") != here for found in done)
+    code = revision() if done else ""
+    other = sum(found.get("revision") != code for found in done)
     name = f"{study}, {NAMES.get(scale, scale)}" if isinstance(study, str) else "own grid"
     note = f" ({other} by another revision of the code)" if other else ""
-    return f"{name}: {len(configs)} runs, {len(done)} done{note}, {len(missing)} to train"
-
-
-def find_slow(configs: dict[str, Config]) -> str:
-    """A line to log if one of the runs would train faster here in float32 than in the bfloat16 it asks for; or ''."""
-    return max(find_slowness(config.precision, best_device()) for config in configs.values())
+    yield f"{name}: {len(configs)} runs, {len(done)} done{note}, {len(missing)} to train"
+    yield from sorted({f"records: {relative(config.folder)}" for config in missing.values()})
+    if here:
+        slowness = {find_slowness(config.precision, best_device()) for config in missing.values()}
+        yield from sorted(slowness - {""})
 
 
 def rows_of(configs: dict[str, Config], folder: Path) -> pd.DataFrame:
