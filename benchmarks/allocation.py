@@ -4,7 +4,7 @@ Three networks trained on the built-in digits (1,297 images; 500 to test): a con
 transformer; each decomposed at three budgets with allocation "even" and "error", then tested as it is and after 20
 and 150 steps of fine-tuning. Two seeds; accuracies in percent.
 
-    python benchmarks/allocation.py     (four minutes on one core)
+    python benchmarks/allocation.py     (about seven minutes of one core)
 
 writes benchmarks/results/allocation-<machine>.csv, a row a network, format, budget, allocation and seed.
 """

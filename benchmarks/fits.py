@@ -5,7 +5,7 @@ one cannot be downloaded), a sum of Kronecker products whose sizes fall, with no
 ranks of the same number of parameters. Then networks of torchvision, each in a process of its own on one thread: their
 weights are the random ones that they start with, but with singular values that fall to a tenth.
 
-    python benchmarks/fits.py     (twenty minutes of one core)
+    python benchmarks/fits.py     (ten minutes of one core)
 
 writes benchmarks/results/fits-<machine>.csv and fits-networks-<machine>.csv.
 """

@@ -1,6 +1,6 @@
 """What the engine of a sweep costs: runs a minute with one worker and with two, and milliseconds a trial.
 
-    python benchmarks/throughput.py          (about two minutes, on 2 cores with nothing else to do)
+    python benchmarks/throughput.py          (about eight minutes, on 2 cores with nothing else to do)
 
 A study at its smoke scale is real training. Trials that do nothing show what the engine adds to each: its claim, the
 way to a worker and back, and the record on disk. Times run from the first record to the last: a start is extra, once.

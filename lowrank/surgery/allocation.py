@@ -41,14 +41,14 @@ def measure_energies(tensor: Tensor, rows: Sequence[int]) -> Tensor:
 def measure_terms(tensor: Tensor) -> Tensor:
     """The squares of the entries of the HOSVD's core, largest first: energies of a sum of rank-one tensors."""
     factors = [leading(unfold(tensor, axis), mode) for axis, mode in enumerate(tensor.shape)]
-    return project(tensor, factors).double().square().flatten().sort(descending=True).values
+    return project(tensor, factors).abs().flatten().sort(descending=True).values.double().square()
 
 
 def list_losses(energies: Tensor, most: int) -> list[float]:
     """-log of the share that the first 0, 1, 2 ... up to `most` energies keep."""
-    kept = torch.cat([energies.new_zeros(1), energies.cumsum(0)])
-    shares = kept / kept[-1].clamp_min(torch.finfo(kept.dtype).tiny)
-    losses = -shares[: most + 1].clamp(FLOOR, 1).log()
+    kept = energies.cumsum(0)
+    shares = torch.cat([kept.new_zeros(1), kept[:most]]) / kept[-1].clamp_min(torch.finfo(kept.dtype).tiny)
+    losses = -shares.clamp(FLOOR, 1).log()
     return losses.where(losses > FLOOR, 0.0).tolist()
 
 
