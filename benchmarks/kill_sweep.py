@@ -30,7 +30,7 @@ from lowrank.config import Config
 from lowrank.data import load
 from lowrank.files import claim
 from lowrank.records import FINAL, record, store
-from lowrank.sweeps.driver import sweep
+from lowrank.sweeps import driver
 from lowrank.sweeps.studies import grid
 
 SECONDS = 0.5  # a run, on average
@@ -64,7 +64,8 @@ def short(log=print, **parameters) -> dict:
 def drive(folder: Path) -> None:
     """One of the two sweeps."""
     start = time.monotonic()
-    sweep(STUDY, runs=str(folder), trial=short, workers=2, log=lambda line: None)
+    driver.run_trial = short
+    driver.sweep(STUDY, runs=str(folder), workers=2, log=lambda line: None)
     print(f"{time.monotonic() - start:.2f}")
 
 
@@ -145,8 +146,8 @@ def torture(kills: int, folder: Path) -> tuple[Counter, float]:
         if drivers[number].poll() is not None:
             longest = max(longest, outlived(drivers[number]))
             drivers[number] = start(folder)
-    for driver in drivers:
-        driver.wait()
+    for each in drivers:
+        each.wait()
     return +counts, longest
 
 

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from lowrank.config import Config
 from lowrank.data import load
 from lowrank.experiment import run
-from lowrank.sweeps.driver import sweep
+from lowrank.sweeps import driver
 from lowrank.sweeps.studies import grid
 
 STUDY, SEEDS, WORKERS = "shoot-out", 3, (1, 2)
@@ -34,7 +35,8 @@ def timed(study: Any, workers: int, trial: Callable[..., dict], seeds: int = 0) 
     """Runs, seconds from the first record to the last, and seconds until the first."""
     with tempfile.TemporaryDirectory() as runs:
         start = time.time()
-        sweep(study, runs=runs, workers=workers, seeds=seeds, trial=trial, log=lambda line: None)
+        with mock.patch.object(driver, "run_trial", trial):
+            driver.sweep(study, runs=runs, workers=workers, seeds=seeds, log=lambda line: None)
         stored = sorted(path.stat().st_mtime for path in Path(runs).glob("*/record.json"))
     return len(stored), stored[-1] - stored[0], stored[0] - start
 

@@ -24,7 +24,6 @@ from lowrank.data import load
 from lowrank.files import claim
 from lowrank.records import FINAL, record, store
 from lowrank.sweeps import driver
-from lowrank.sweeps.driver import sweep
 from lowrank.sweeps.studies import grid
 
 RUNS, SECONDS = 60, 1.0
@@ -98,9 +97,9 @@ def main(folder: Path) -> None:
             subprocess.run(["nsenter", "-t", str(host.pid), "-n", "ip", "link", "set", "far", "down"], check=True)
             cut_off.append(SECOND)
 
-    driver.REDRAW = 8
+    driver.REDRAW, driver.run_trial = 8, short
     study = grid(decomp=["tt"], dataset=["digits"], precision=["float32"], seed=range(RUNS))
-    table = sweep(study, scheduler=ADDRESS, runs=str(folder / "runs"), trial=short, show=cut)
+    table = driver.sweep(study, scheduler=ADDRESS, runs=str(folder / "runs"), show=cut)
     for process in (first, scheduler, host):
         process.kill()
     print(table.groupby(["device", "status"]).size().to_string())

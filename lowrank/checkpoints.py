@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,14 +39,17 @@ def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
     write(path, stream.getvalue())
 
 
-def read_tensors(path: Path, device: str | torch.device, sealed: bool = True) -> dict[str, Any]:
-    """What `save_tensors` wrote; without `sealed` also what was written before there were checksums.
+def read_tensors(path: Path, device: str | torch.device, older: Set[str] = frozenset()) -> dict[str, Any]:
+    """What `save_tensors` wrote, or what holds `older` and was written before there were checksums.
 
     Raises Damaged.
     """
     try:
         with open_regular(path) as file:
-            content = checked_content(file, sealed)
+            sealed = is_sealed(file)
+            if not sealed and not older:  # without reading all of what may be large
+                raise Damaged("it is empty, cut off or no checkpoint")
+            content = checked_content(file) if sealed else file.read()
         found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except OSError as error:
         raise Damaged(error.strerror or str(error)) from error
@@ -56,20 +59,23 @@ def read_tensors(path: Path, device: str | torch.device, sealed: bool = True) ->
         raise Damaged("it holds no tensors that torch can read") from error
     if not isinstance(found, dict):
         raise Damaged("it holds something else")
+    if not sealed and found.keys() != older:
+        raise Damaged("its checksum is missing")
     return found
 
 
-def checked_content(file: BinaryIO, sealed: bool) -> bytes:
-    """The bytes before the checksum, which are those that it was made of. Raises Damaged."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - SEALED))
-    mark, checksum = (end := file.read())[: len(SEAL)], end[len(SEAL) :]
+def is_sealed(file: BinaryIO) -> bool:
+    """Whether a checksum stands at the end."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - SEALED))
+    mark = file.read(len(SEAL))
     file.seek(0)
-    if mark != SEAL:
-        if sealed:  # without reading all of what may be large
-            raise Damaged("it is empty, cut off or no checkpoint" if size else "it is empty")
-        return file.read()
-    content = file.read(size - SEALED)
+    return mark == SEAL
+
+
+def checked_content(file: BinaryIO) -> bytes:
+    """The bytes before the checksum, which are those that it was made of. Raises Damaged."""
+    content = file.read(os.fstat(file.fileno()).st_size - SEALED)
+    checksum = file.read()[len(SEAL) :]
     if hashlib.sha256(content).digest() != checksum:
         raise Damaged("its bytes are not those that were written: the checksum differs")
     return content

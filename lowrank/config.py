@@ -97,7 +97,7 @@ class Config:
     dataset: str = parameter(
         "cifar10",
         "cifar10, cifar100, digits, or a path to an image folder or an archive of one",
-        f"{', '.join(DATASETS)}, a folder, or a file that ends in {' '.join(ARCHIVES)}",
+        f"{', '.join(DATASETS)}, a folder that is there, or a file that is there and ends in {' '.join(ARCHIVES)}",
         is_dataset,
     )
     validation: float = parameter(

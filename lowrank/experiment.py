@@ -116,7 +116,8 @@ def trained(
     size = count_network(config, net) | describe_start(config, net)
     log(
         f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
-        f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, {config.precision}, {device_name()}"
+        f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, batch_size={config.batch_size}, "
+        f"learning_rate={config.learning_rate:g}, augment={config.augment}, {config.precision}, {device_name()}"
     )
     if slowness := find_slowness(config.precision, data.train_images.device):
         log(slowness)

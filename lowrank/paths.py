@@ -46,9 +46,10 @@ def is_runs(runs: Any) -> bool:
     else is in the way."""
     try:
         os.fspath(runs).encode()
-        os.lstat(ROOT / os.path.expanduser(runs) / "run" / f".{'x' * 40}.tmp")
+        folder = os.path.expanduser(runs)
+        os.lstat(ROOT / folder / "run" / f".{'x' * 40}.tmp")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return os.fspath(runs) != ""
+        return folder != "" and not folder.startswith("~")  # the home of nobody
     except (AttributeError, OSError, TypeError, ValueError):  # no path, one of bytes, or one that cannot be
         return False
     return True

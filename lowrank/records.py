@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from .config import ADDED, Config, InputError
 from .display import html_table
@@ -66,10 +67,12 @@ MEASURED = {
     "reason": str,
 }
 CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
+POSSIBLE = {each.name: each.metadata["test"] for each in fields(Config) if CONFIGURED[each.name] in (int, float)}
 TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
 UNSAID = {"code": "", "correct": "", "start_decomp": ""}  # by older records; the last by runs without a start
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
 LARGEST = 2**24  # bytes of a record file that are read
+MOST = torch.finfo(torch.float32).max  # that a run can measure
 FIRST_YEAR, LAST_YEAR = 1970, 2261  # of `started`: pandas can tell no time after it
 COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
 
@@ -116,10 +119,18 @@ def check_fields(content: dict[str, Any]) -> None:
         fits = type(value) is kind or (kind is float and type(value) is int)
         if not fits or (type(value) is int and value.bit_length() > 63):
             raise ValueError(f"{name}={reprlib.repr(value)} is not {kind.__name__}")
+        if name in TYPES and kind in (int, float) and not is_possible(name, value):
+            raise ValueError(f"{name}={reprlib.repr(value)} is out of range")
     if started := content.get("started"):
         year = datetime.fromisoformat(started).year
         if not FIRST_YEAR <= year <= LAST_YEAR:
             raise ValueError(f"started={started}: no run was made in the year {year}")
+
+
+def is_possible(name: str, value: float) -> bool:
+    """Whether a run can have had this number, or measured it: none is negative or above what float32 holds."""
+    most = 1 if name.endswith("accuracy") else MOST
+    return POSSIBLE.get(name, lambda number: 0 <= number <= most)(value)
 
 
 def record(runs: Path, run: str) -> Record | None:
@@ -228,7 +239,9 @@ def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.Da
     try:
         with open_regular(path) as file:
             rows = pd.read_csv(file)
-        rows.filter(regex="^(train|test)_").astype(float)
+        numbers = rows.filter(regex="^(train|test)_").astype(float).abs()
+        if ((numbers > MOST) & (numbers < math.inf)).any(axis=None):  # one that diverges may be infinite
+            raise ValueError(f"a number is above {MOST:.1e}")
         rows["epoch"] = rows["epoch"].astype(int)
     except Exception as error:  # pandas raises many kinds
         reason = str(error).partition("\n")[0]
@@ -264,11 +277,7 @@ class Table(pd.DataFrame):
 
     def _repr_html_(self) -> str:
         parameters = {each.name for each in fields(Config)}
-        names = [
-            name
-            for place, name in enumerate(self.columns)
-            if name in FIRST or (name in parameters and self[name].nunique() > 1)
-        ]
+        names = [name for name in self.columns if name in FIRST or (name in parameters and self[name].nunique() > 1)]
         rest = len(self.columns) - len(names)
         frame = pd.DataFrame(self[names])
         if {"decomp", "dims"} <= set(names):

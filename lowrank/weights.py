@@ -28,6 +28,7 @@ from .surgery.replace import hold_layers, layouts_of
 from .train import EVALUATION_BATCH, compute_logits
 
 Run = str | Mapping[str, Any] | pd.Series  # its id, its record, its row of the table
+OLDER = {"classes", "network"}  # what was kept before there were checksums
 READING = ("mean", "deviation", "mirror", "precision")  # how a network reads images: what `predict` needs
 
 
@@ -61,7 +62,7 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
     if not record or not os.path.lexists(path):
         raise InputError(f"run={run!r}: no weights in {str(runs)!r}; lowrank.run(..., save_weights=True) keeps them")
     try:
-        kept = read_tensors(path, device, sealed=False)
+        kept = read_tensors(path, device, OLDER)
         if type(kept.get("classes")) is not int:
             raise Damaged("it holds no weights")
         with torch.device("meta"):

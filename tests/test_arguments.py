@@ -66,7 +66,7 @@ CALLS: list[tuple[Callable, dict[str, Any], list[str]]] = [
     (
         lowrank.sweep,
         {"study": STUDY, "runs": "\0", "log": quiet},  # where nothing can be stored, nothing is trained
-        ["scheduler", "insecure", "slots_per_gpu", "workers", "timeout", "show", "log", "trial"],
+        ["scheduler", "insecure", "slots_per_gpu", "workers", "timeout", "show", "log"],
     ),
     (lowrank.grid, {}, ["dims"]),
     (lowrank.results, {}, ["runs"]),
@@ -94,7 +94,7 @@ CALLS: list[tuple[Callable, dict[str, Any], list[str]]] = [
 ]
 TRIED = [(function, given, name) for function, given, names in CALLS for name in names]
 OTHERWISE = {  # what the line names, if it is not the argument
-    ("run", "watch"): "runs", ("sweep", "show"): "runs", ("sweep", "log"): "runs", ("sweep", "trial"): "runs",
+    ("run", "watch"): "runs", ("sweep", "show"): "runs", ("sweep", "log"): "runs",
     ("sweep", "scheduler"): "runs", ("sweep", "insecure"): "runs", ("sweep", "timeout"): "runs", ("run", "log"): "runs",
     ("sweep", "workers"): "runs", ("sweep", "slots_per_gpu"): "runs",
     ("history", "runs"): "run", ("load", "runs"): "run", ("predict", "runs"): "run", ("predict", "images"): "run",

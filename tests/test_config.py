@@ -44,6 +44,7 @@ REFUSED = [
     ({"dataset": "x" * 300}, "dataset='xxx"),
     ({"runs": ""}, "runs=''"),
     ({"runs": "a\0b"}, "runs='a\\x00b'; allowed: the path of a folder"),
+    ({"runs": "~nobody-of-that-name/x"}, "runs='~nobody-of-that-name/x'; allowed: the path of a folder"),
     ({"runs": "x" * 300}, "allowed: the path of a folder"),
     ({"runs": "/".join(["x" * 200] * 30)}, "allowed: the path of a folder"),
     ({"runs": "\ud800"}, "allowed: the path of a folder"),

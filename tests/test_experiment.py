@@ -105,8 +105,11 @@ def test_too_little_memory_is_one_line(tmp_path):
 
 def test_the_cost_is_told_before_and_every_epoch_after(tmp_path):
     lines = []
-    lowrank.run(log=lines.append, runs=str(tmp_path), epochs=3, **SMALL)
+    left = {"batch_size": 0, "learning_rate": 0.0, "augment": "auto"}
+    record = lowrank.run(log=lines.append, runs=str(tmp_path), epochs=3, **SMALL | left)
     assert "parameters" in lines[0] and "multiply-adds" in lines[0]
+    assert record["batch_size"] == 64 and record["augment"] is False
+    assert f"batch_size=64, learning_rate={record['learning_rate']}, augment=False" in lines[0]
     assert any("of training to go" in line for line in lines)
     epochs = [line for line in lines if line.startswith("epoch")]
     assert len(epochs) == 3 and all("train loss" in line and "test loss" in line for line in epochs)

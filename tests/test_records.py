@@ -140,6 +140,10 @@ def wrong_values(kind: type) -> list:
 
 
 WRONG = [(name, value) for name, kind in TYPES.items() for value in wrong_values(kind)]
+WRONG += [(name, -1) for name, kind in TYPES.items() if kind in (int, float)]
+WRONG += [(name, 1e308) for name, kind in MEASURED.items() if kind is float]
+WRONG += [(name, 1.5) for name in MEASURED if name.endswith("accuracy")]
+WRONG += [("dims", 1), ("dims", 99), ("budget", 1.5), ("momentum", 1.0)]
 WRONG += [("started", text) for text in ("9999999-01-01T00:00:00", "9999-01-01", "2262-05-01", "0001-01-01", "soon")]
 
 
@@ -216,6 +220,7 @@ HISTORIES = {
     "a text": lambda path: path.write_text("hello\nworld\n"),
     "cut": lambda path: path.write_text("epoch,test_accuracy\n1,0.5\n2,0.5,7,8\n"),
     "words": lambda path: path.write_text("epoch,test_accuracy\n1,high\n"),
+    "a huge number": lambda path: path.write_text("epoch,test_loss\n1,-1e308\n"),
     "no epoch": lambda path: path.write_text("epoch,test_accuracy\nfirst,0.5\n"),
     "folder": replaced(lambda path: path.mkdir()),
     "fifo": replaced(os.mkfifo),

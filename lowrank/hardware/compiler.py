@@ -27,9 +27,15 @@ class Missing(Exception):
 
 def find_compiler() -> list[str]:
     """$CXX, which may have arguments, or c++. Raises Missing if there is neither."""
-    compiler = shlex.split(os.environ.get("CXX") or shutil.which("c++") or "")
+    asked = os.environ.get("CXX", "").strip()
+    try:
+        compiler = shlex.split(asked or shutil.which("c++") or "")
+    except ValueError as error:
+        raise Missing(f"$CXX={asked!r} cannot be read: {error}") from None
     if not compiler:
         raise Missing("there is no C++ compiler: neither c++ nor $CXX")
+    if not shutil.which(compiler[0]):
+        raise Missing(f"$CXX={asked!r}: there is no program {compiler[0]!r}")
     return compiler
 
 

@@ -177,7 +177,6 @@ def sweep(
     timeout: float = 0,
     show: Callable[[pd.DataFrame], None] | None = None,
     log: Callable[[str], None] = print,
-    trial: Callable[..., dict] = run_trial,
     **overrides: Any,
 ) -> pd.DataFrame:
     """Trains what is missing of a study, and returns one row a run, in the study's order.
@@ -191,7 +190,6 @@ def sweep(
         slots_per_gpu  workers a GPU on this machine; `workers` sets their number (0: one a GPU slot or core)
         timeout        minutes after which a run is ended as failed; 0 is no limit
         show           is given the table now and then; `log` a line at a time
-        trial          trains a run in its worker; anything but the default is for tests
 
     Any parameter of a run that is given replaces the study's in every run. Raises InputError before the first trial if
     a run is not possible or nothing can be stored; Stopped, one line, when interrupted. A run that fails is a row with
@@ -207,7 +205,7 @@ def sweep(
     interrupts = Interrupts()
     with interrupts.noted():
         try:
-            check_functions(log=log, trial=trial, show=print if show is None else show)
+            check_functions(log=log, show=print if show is None else show)
             minutes, connect = checked_timeout(timeout), connection(scheduler, insecure, slots_per_gpu, workers)
             configs |= identified(planned(study, scale, seeds, runs=runs, **overrides))
             missing, folder = missing_of(configs), Config(runs=runs).folder
@@ -217,7 +215,7 @@ def sweep(
             for line in announce(study, scale, configs, missing, here=not scheduler):
                 log(line)
             if missing:
-                engine = Engine(connect, trial, missing, minutes)
+                engine = Engine(connect, run_trial, missing, minutes)
                 run_missing(engine, interrupts, work, log, lambda: show and show(rows_of(configs, folder)))
             return rows_of(configs, folder)
         except KeyboardInterrupt:

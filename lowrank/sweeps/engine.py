@@ -7,12 +7,14 @@ done: see driver.py.
 from __future__ import annotations
 
 import faulthandler
+import io
 import os
+import pickle
 import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from csv import DictReader
 from dataclasses import asdict
@@ -124,12 +126,40 @@ def failed(reason: str) -> Outcome:
     return {"status": "failed", "reason": reason}, []
 
 
+class Elsewhere(pickle.Unpickler):
+    """Reads what is sent to a worker as it does: there is nothing there of what this notebook or script defines."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "__main__":
+            raise AttributeError(f"{name} is sent by its name alone, as functools.cache makes it, and not known there")
+        return super().find_class(module, name)
+
+
+def sent_formats(configs: Iterable[Config]) -> dict[str, Format]:
+    """The formats of one's own that these runs use. Raises InputError if a worker could not be sent one."""
+    used = {config.decomp for config in configs}
+    own = {decomp: form for decomp, form in own_formats().items() if decomp in used}
+    for decomp, form in own.items():
+        check_sending(decomp, form)
+    return own
+
+
+def check_sending(decomp: str, form: Format) -> None:
+    from cloudpickle import dumps
+
+    try:
+        Elsewhere(io.BytesIO(dumps(form))).load()
+    except Exception as error:  # of the format's own, too
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"decomp={decomp!r}: it cannot be sent to a worker ({reason})") from error
+
+
 class Engine(Thread):
     """Hands the missing runs to Dask; `events` gets lines to log, each run with its outcome
     as it ends, and last None or what went wrong.
 
     `connect` gives a Dask client and what has to be called now and then (`cluster.connected`). Ends within moments
-    of `halt` being set, with what it started.
+    of `halt` being set, with what it started. Raises InputError if a run's format cannot be sent to a worker.
     """
 
     def __init__(
@@ -141,6 +171,7 @@ class Engine(Thread):
     ) -> None:
         super().__init__(daemon=True)
         self.connect, self.trial, self.missing, self.timeout = connect, trial, missing, timeout
+        self.formats = sent_formats(missing.values())
         self.events: SimpleQueue = SimpleQueue()
         self.halt = Event()
         self.workers, self.counted = 0, 0.0
@@ -149,7 +180,7 @@ class Engine(Thread):
         try:
             with self.connect() as (client, tend):
                 self.events.put(f"dashboard: {client.dashboard_link}")
-                client.register_worker_callbacks(partial(learn_formats, own_formats()))
+                client.register_worker_callbacks(partial(learn_formats, self.formats))
                 for run, outcome in self.outcomes(client, tend):
                     self.events.put((run, outcome))
             self.events.put(None)

@@ -13,13 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from papermill import PapermillExecutionError
-from trials import pixels, quick, run_here, runs_of, sweep_elsewhere, trained
+from trials import pixels, run_here, runs_of, sweep, sweep_elsewhere, trained
 
 from lowrank.errors import InputError
 from lowrank.paths import ROOT
 from lowrank.records import record
 from lowrank.sweeps import plan
-from lowrank.sweeps.driver import sweep
 
 HERE = Path(__file__).resolve().parent
 
@@ -35,7 +34,7 @@ def start_driver(runs: Path, seeds: range, **options) -> subprocess.Popen:
         import trials as t
         if __name__ == "__main__":
             t.plan.read_data = t.pixels
-            t.sweep(t.runs_of(*range({seeds.start}, {seeds.stop})), runs={str(runs)!r}, trial=t.quick, **{options!r})
+            t.sweep(t.runs_of(*range({seeds.start}, {seeds.stop})), runs={str(runs)!r}, **{options!r})
         """
     script = runs.parent / "driver.py"
     script.write_text(textwrap.dedent(program))
@@ -70,9 +69,7 @@ def test_a_sweep_trains_every_run_once_and_a_second_one_nothing(tmp_path):
 )
 def test_a_run_that_can_have_no_network_is_named_before_the_first_trial(tmp_path, impossible):
     with pytest.raises(InputError, match="^(budget=0.001: the smallest |decomp='mine'; allowed)"):
-        sweep(
-            [*runs_of(0), {**runs_of(1)[0], **impossible}], runs=str(tmp_path), trial=quick, workers=1, log=pytest.fail
-        )
+        sweep([*runs_of(0), {**runs_of(1)[0], **impossible}], runs=str(tmp_path), log=pytest.fail)
     assert not trained(tmp_path)
 
 
@@ -80,7 +77,7 @@ def test_a_sweep_says_that_a_precision_is_slow_here(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "find_slowness", lambda precision, device: f"{precision} crawls")
     lines: list[str] = []
     half = [{**each, "precision": "bfloat16"} for each in runs_of(0, 1)]
-    sweep(half, runs=str(tmp_path / "runs"), trial=quick, workers=1, log=lines.append)
+    sweep(half, runs=str(tmp_path / "runs"), log=lines.append)
     assert lines.count("bfloat16 crawls") == 1
 
 

@@ -1,14 +1,16 @@
 """What becomes of a trial on a worker: one that raises, hangs, dies or waits for another is a record like any other."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dask
 import pytest
-from trials import quick, run_here, runs_of, trained
+from trials import quick, run_here, runs_of, sweep, trained
 
 from lowrank.errors import InputError
-from lowrank.sweeps.driver import sweep
+from lowrank.paths import ROOT
 from lowrank.sweeps.engine import attempt
 from lowrank.sweeps.plan import status
 from lowrank.sweeps.studies import grid
@@ -44,7 +46,7 @@ def test_a_trial_that_hangs_is_ended_as_failed(tmp_path):
 def test_runs_wait_for_the_run_that_they_start_from_and_fail_with_it(tmp_path, cluster):
     form = {"decomp": ["tt"], "dataset": ["digits"], "precision": ["float32"], "budget": [0.1, 0.2]}
     starts = grid(**form, start=[{"decomp": "separable"}], seed=[0, 100, 102])
-    table = sweep(starts, runs=str(tmp_path), trial=quick, scheduler=cluster, log=lambda _: None)
+    table = sweep(starts, runs=str(tmp_path), scheduler=cluster, log=lambda _: None)
     rows = {key: part for key, part in table.groupby(["decomp", "seed"])}
     assert set(rows["tt", 0].status) == set(rows["separable", 0].status) == {"done"}
     begun = trained(tmp_path)
@@ -62,3 +64,40 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path, make):
     make(tmp_path / "run" / "log.txt")
     with pytest.raises(InputError, match="log.txt: cannot be written"):
         attempt(quick, parameters | {"runs": str(tmp_path)}, "run", wait=False)
+
+
+OWN = """
+import functools, threading
+import lowrank
+
+class Mine(lowrank.Format):
+    uses_dims = False
+    def largest(self, folding): return (least(folding.outputs, folding.inputs),)
+    def shapes(self, folding, ranks): return [(folding.outputs, ranks[0]), (ranks[0], folding.inputs)]
+    def inner(self, folding, ranks): return ranks[0]
+    def factors(self, cores, folding): return cores
+
+def least(*sizes): return min(sizes)
+
+mine = Mine()
+{more}
+lowrank.register("mine", mine)
+try:
+    lowrank.sweep(lowrank.grid(decomp=["mine"], dataset=["digits"], width=[1], budget=[0.9], epochs=[1]), runs={runs!r})
+except lowrank.InputError as error:
+    print(error)
+"""
+UNSENDABLE = {
+    "least = functools.cache(least)": "AttributeError: least is sent by its name alone",
+    "mine.lock = threading.Lock()": "TypeError: cannot pickle",
+}
+
+
+@pytest.mark.parametrize(("more", "said"), UNSENDABLE.items())
+def test_a_format_that_cannot_be_sent_to_a_worker_is_named_before_the_first_trial(tmp_path, more, said):
+    script = tmp_path / "mine.py"
+    script.write_text(OWN.format(more=more, runs=str(tmp_path / "runs")))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=ROOT)
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("decomp='mine': it cannot be sent to a worker (") and said in line, done
+    assert not list(tmp_path.glob("runs/*/record.json")) and not done.stderr

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pandas as pd
 
@@ -14,8 +15,7 @@ from lowrank.config import Config
 from lowrank.experiment import revision
 from lowrank.files import claim, explain_errors
 from lowrank.records import FINAL, record, store
-from lowrank.sweeps import plan
-from lowrank.sweeps.driver import sweep
+from lowrank.sweeps import driver, plan
 from lowrank.sweeps.studies import grid
 
 
@@ -55,9 +55,14 @@ def runs_of(*seeds: int) -> list[dict]:
     return grid(decomp=["tt"], dataset=["digits"], precision=["float32"], seed=seeds)
 
 
+def sweep(study, **options) -> pd.DataFrame:
+    with mock.patch.object(driver, "run_trial", quick):
+        return driver.sweep(study, **{"workers": 1} | options)
+
+
 def run_here(runs: Path, *seeds: int, **options) -> tuple[pd.DataFrame, list[str]]:
     lines: list[str] = []
-    table = sweep(runs_of(*seeds), runs=str(runs), trial=quick, log=lines.append, **{"workers": 1} | options)
+    table = sweep(runs_of(*seeds), runs=str(runs), log=lines.append, **options)
     return table, lines
 
 
