@@ -13,7 +13,8 @@ from typing import Any
 
 from .errors import MissingPackage
 
-PACKAGES = {"train": ("PIL", "sklearn", "torchvision"), "sweep": ("dask", "distributed", "tornado")}  # by import name
+# Of each extra, by import name.
+PACKAGES = {"train": ("PIL", "sklearn", "torchvision"), "sweep": ("cloudpickle", "dask", "distributed", "tornado")}
 HOMES: dict[str, tuple[str, ...]] = {  # of each name: its module, and the extras without which it is of no use
     "build": ("network",),
     "history": ("records",),
