@@ -48,7 +48,7 @@ class Halves(lowrank.Format):
     def weight(self, cores, folding):
         return cores[0] @ cores[1]
 
-    def weigh(self, folding, ranks):
+    def weight_work(self, folding, ranks):
         return ranks[0] * folding.outputs * folding.inputs
 
 

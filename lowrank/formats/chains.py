@@ -36,10 +36,10 @@ class TensorTrain(Format):
     def inner(self, folding, ranks):
         return ranks[folding.rows - 1]
 
-    def build(self, folding, ranks):
+    def factors_work(self, folding, ranks):
         return join_sides_work(folding, (1, *ranks, 1))
 
-    def weigh(self, folding, ranks):
+    def weight_work(self, folding, ranks):
         return cheapest(folding.modes, (1, *ranks, 1))[0]
 
     def factors(self, cores, folding):
@@ -83,7 +83,7 @@ class Ring(Format):
     def inner(self, folding, ranks):
         return ranks[0] * ranks[folding.rows]
 
-    def build(self, folding, ranks):
+    def factors_work(self, folding, ranks):
         return join_sides_work(folding, (*ranks, ranks[0]))
 
     def factors(self, cores, folding):
@@ -127,11 +127,11 @@ class TuckerTT(TensorTrain):
     def inner(self, folding, ranks):
         return super().inner(folding, ranks[len(folding.modes) :])
 
-    def build(self, folding, ranks):
-        return self.merge_work(folding, ranks) + super().build(folding, ranks[len(folding.modes) :])
+    def factors_work(self, folding, ranks):
+        return self.merge_work(folding, ranks) + super().factors_work(folding, ranks[len(folding.modes) :])
 
-    def weigh(self, folding, ranks):
-        return self.merge_work(folding, ranks) + super().weigh(folding, ranks[len(folding.modes) :])
+    def weight_work(self, folding, ranks):
+        return self.merge_work(folding, ranks) + super().weight_work(folding, ranks[len(folding.modes) :])
 
     def merge_work(self, folding: Folding, ranks: Sequence[int]) -> int:
         """Multiply-adds of `merge`."""

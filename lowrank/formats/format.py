@@ -32,7 +32,7 @@ class Format:
     """One way to hold a weight [O, I] in cores. To write your own, answer `largest`, `shapes` and one of two:
 
     - `inner` and `factors`, if the cores make two thin factors, W = L R;
-    - `weight` and `weigh`, if they make only W itself.
+    - `weight` and `weight_work`, if they make only W itself.
 
     The rest has an answer already. W has to be linear in every core. A size that is not a rank, such as a number of
     blocks, goes into `__init__`, with a `refusal` of the weights that it does not fit.
@@ -59,18 +59,18 @@ class Format:
         """m, the width of the two thin factors; None if the cores make only W."""
         return None
 
-    def build(self, folding: Folding, ranks: Sequence[int]) -> int:
+    def factors_work(self, folding: Folding, ranks: Sequence[int]) -> int:
         """Multiply-adds that make the two thin factors from the cores, once a step."""
         return 0
 
-    def weigh(self, folding: Folding, ranks: Sequence[int]) -> int:
+    def weight_work(self, folding: Folding, ranks: Sequence[int]) -> int:
         """Multiply-adds that make W from the cores, once a step."""
         inner = self.inner(folding, ranks)
         if inner is None:
-            raise NotImplementedError(f"{type(self).__name__} has neither `inner` nor `weigh`")
-        return self.build(folding, ranks) + inner * folding.outputs * folding.inputs
+            raise NotImplementedError(f"{type(self).__name__} has neither `inner` nor `weight_work`")
+        return self.factors_work(folding, ranks) + inner * folding.outputs * folding.inputs
 
-    def work(self, folding: Folding, ranks: Sequence[int]) -> int | None:
+    def multiply_work(self, folding: Folding, ranks: Sequence[int]) -> int | None:
         """Multiply-adds of `multiply` for one position (a pixel, a token); None if there is no `multiply`."""
         return None
 
@@ -99,7 +99,7 @@ class Format:
 
     def multiply(self, x: Tensor, cores: Sequence[Tensor], folding: Folding) -> Tensor:
         """x [..., I] times the transpose of W, [..., O], by an algorithm that builds neither W nor factors."""
-        raise NotImplementedError(f"{type(self).__name__} has a `work`, but no `multiply`")
+        raise NotImplementedError(f"{type(self).__name__} has `multiply_work`, but no `multiply`")
 
     # --- it starts
 

@@ -71,14 +71,14 @@ class Layout:
         return self.form.inner(self.folding, self.ranks) if self.folding.has_cut else None
 
     @property
-    def work(self) -> int | None:
+    def multiply_work(self) -> int | None:
         """Multiply-adds of one position by the format's own multiplication; None if it has none."""
-        return self.form.work(self.folding, self.ranks)
+        return self.form.multiply_work(self.folding, self.ranks)
 
     @property
     def contractions(self) -> list[str]:
         """The ways through the layer that there are."""
-        has = {"factors": self.inner is not None, "weight": True, "cores": self.work is not None}
+        has = {"factors": self.inner is not None, "weight": True, "cores": self.multiply_work is not None}
         return [each for each in CONTRACTIONS if has[each]]
 
     @property
@@ -103,11 +103,11 @@ class Layout:
         contraction = contraction or self.contraction
         if contraction == "factors":
             return self.inner * (self.folding.outputs + self.folding.inputs)
-        return self.work if contraction == "cores" else self.size
+        return self.multiply_work if contraction == "cores" else self.size
 
     def build_multiply_adds(self, contraction: str = "") -> int:
         """To build the weight or its factors from the cores, once a step, whatever the batch."""
         contraction = contraction or self.contraction
         if contraction == "factors":
-            return self.form.build(self.folding, self.ranks)
-        return self.form.weigh(self.folding, self.ranks) if contraction == "weight" else 0
+            return self.form.factors_work(self.folding, self.ranks)
+        return self.form.weight_work(self.folding, self.ranks) if contraction == "weight" else 0

@@ -122,9 +122,9 @@ def count_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> It
     shapes = form.shapes(folding, ranks)
     if not isinstance(shapes, tuple | list) or not all(map(are_counts, shapes)):
         yield f"shapes at ranks {ranks} are {shapes!r}, not a list of positive integers for each core"
-    for name in ("inner", "build", "weigh", "work"):
+    for name in ("inner", "factors_work", "weight_work", "multiply_work"):
         count = getattr(form, name)(folding, ranks)
-        if not (type(count) is int and count >= 0 or count is None and name in ("inner", "work")):
+        if not (type(count) is int and count >= 0 or count is None and name in ("inner", "multiply_work")):
             yield f"{name} at ranks {ranks} is {count!r}, not an integer >= 0"
     splits = form.splits(folding, ranks)
     fits = [type(split) is int and 0 <= split <= len(shape) for split, shape in zip(splits, shapes, strict=False)]
@@ -149,7 +149,7 @@ def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...])
             yield f"inner is {inner}, but its factors are {tuple(left.shape)} and {tuple(right.shape)}"
         if not agree(left @ right, weight):
             yield "the product of its factors is not its weight"
-    if form.work(folding, ranks) is not None:
+    if form.multiply_work(folding, ranks) is not None:
         x = torch.randn(3, 2, folding.inputs)
         y = form.multiply(x, cores, folding)
         if y.shape != (3, 2, folding.outputs) or not agree(y, x @ weight.T):

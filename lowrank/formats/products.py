@@ -55,7 +55,7 @@ class CP(Format):
     def inner(self, folding, ranks):
         return ranks[0]
 
-    def build(self, folding, ranks):
+    def factors_work(self, folding, ranks):
         modes, rows = folding.modes, folding.rows
         return ranks[0] * (running_products(modes[:rows]) + running_products(modes[rows:]))
 
@@ -91,7 +91,7 @@ class Tucker(Format):
     def inner(self, folding, ranks):
         return min(prod(ranks[: folding.rows]), prod(ranks[folding.rows :]))
 
-    def build(self, folding, ranks):
+    def factors_work(self, folding, ranks):
         sides = [slice(None, folding.rows), slice(folding.rows, None)]
         if prod(ranks[sides[0]]) > prod(ranks[sides[1]]):
             sides = sides[::-1]

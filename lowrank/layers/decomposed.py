@@ -139,7 +139,11 @@ def choose_contraction(layer: nn.Module, layout: Layout, contraction: str) -> st
     if contraction == "factors" and contraction not in possible:
         raise ValueError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
     if contraction == "cores" and contraction not in possible:
-        reason = f"{layout.decomp} has no multiplication of its own" if layout.work is None else f"{layer} is not 1 x 1"
+        reason = (
+            f"{layout.decomp} has no multiplication of its own"
+            if layout.multiply_work is None
+            else f"{layer} is not 1 x 1"
+        )
         raise ValueError(f"contraction='cores': {reason}")
     return contraction
 

@@ -30,10 +30,10 @@ class Monarch(Format):
         b = self.blocks
         return [(b, folding.outputs // b, b * ranks[0]), (b, b * ranks[0], folding.inputs // b)]
 
-    def weigh(self, folding, ranks):
+    def weight_work(self, folding, ranks):
         return ranks[0] * folding.outputs * folding.inputs
 
-    def work(self, folding, ranks):
+    def multiply_work(self, folding, ranks):
         return sum(map(prod, self.shapes(folding, ranks)))
 
     def multiply(self, x, cores, folding):

@@ -18,7 +18,7 @@ def spoiled(**methods):
 
 
 def made_whole(weight):
-    return spoiled(inner=lambda self, f, r: None, weigh=lambda self, f, r: 1, weight=weight)
+    return spoiled(inner=lambda self, f, r: None, weight_work=lambda self, f, r: 1, weight=weight)
 
 
 WRONG = {
@@ -32,8 +32,14 @@ WRONG = {
     ),
     "too few inputs": (spoiled(factors=lambda self, c, f: (c[0], c[1][:, :4])), r"a weight of \(12, 4\)"),
     "another width": (spoiled(inner=lambda self, f, r: r[0] + 1), "inner is 2, but its factors are"),
-    "a count of floats": (spoiled(build=lambda self, f, r: f.outputs / 2), "build at ranks .* is 6.0, not an integer"),
-    "a share of the weight": (spoiled(weigh=lambda self, f, r: None), "weigh at ranks .* is None, not an integer"),
+    "a count of floats": (
+        spoiled(factors_work=lambda self, f, r: f.outputs / 2),
+        "factors_work at ranks .* is 6.0, not an integer",
+    ),
+    "a share of the weight": (
+        spoiled(weight_work=lambda self, f, r: None),
+        "weight_work at ranks .* is None, not an integer",
+    ),
     "a float for a width": (spoiled(inner=lambda self, f, r: float(r[0])), "inner at ranks .* is 1.0, not an integer"),
     "a float for a rank": (spoiled(largest=lambda self, f: (f.outputs / 2,)), r"largest is \(6.0,\), not positive"),
     "no ranks": (spoiled(largest=lambda self, f: None), "largest is None, not positive integers"),
@@ -49,7 +55,10 @@ WRONG = {
     "too many axes": (spoiled(splits=lambda self, f, r: [1, 3]), r"splits are \[1, 3\] for cores of"),
     "a cut through no mode": (spoiled(cuts=lambda self, f: [((9,), (0,))]), r"cuts has \(9,\) and \(0,\) for 4 modes"),
     "a cut of no rank": (spoiled(cuts=lambda self, f: [((0,), (1,))]), r"cuts has .* for 4 modes and 1 ranks"),
-    "work of less than nothing": (spoiled(work=lambda self, f, r: -1), "work at ranks .* is -1, not an integer >= 0"),
+    "work of less than nothing": (
+        spoiled(multiply_work=lambda self, f, r: -1),
+        "work at ranks .* is -1, not an integer >= 0",
+    ),
     "a rank of no use": (
         spoiled(largest=lambda self, f: (4, 4)),
         r"raising rank 1 of \(1, 1\) by one adds no parameters",
@@ -69,13 +78,19 @@ WRONG = {
     "cores that it writes to": (made_whole(lambda self, c, f: c[0].mul_(1) @ c[1]), "RuntimeError: a leaf Variable"),
     "nothing that counts W": (
         spoiled(inner=lambda self, f, r: None, weight=lambda self, c, f: c[0] @ c[1]),
-        "NotImplementedError: Spoiled has neither `inner` nor `weigh`",
+        "NotImplementedError: Spoiled has neither `inner` nor `weight_work`",
     ),
     "another product": (
-        spoiled(work=lambda self, f, r: 1, multiply=lambda self, x, c, f: x[..., :1].expand(*x.shape[:-1], f.outputs)),
+        spoiled(
+            multiply_work=lambda self, f, r: 1,
+            multiply=lambda self, x, c, f: x[..., :1].expand(*x.shape[:-1], f.outputs),
+        ),
         "multiply does not multiply by its weight",
     ),
-    "no product": (spoiled(work=lambda self, f, r: 1), "NotImplementedError: Spoiled has a `work`, but no `multiply`"),
+    "no product": (
+        spoiled(multiply_work=lambda self, f, r: 1),
+        "NotImplementedError: Spoiled has `multiply_work`, but no `multiply`",
+    ),
     "a start of zeros": (
         spoiled(start=lambda self, f, r: [torch.zeros(shape) for shape in self.shapes(f, r)]),
         "start makes a weight of norm 0",
@@ -142,7 +157,7 @@ def test_a_format_may_be_for_some_sizes_only(blocks, nothing_registered):
 
 def test_a_weight_that_is_transposed_where_it_is_square_is_refused(nothing_registered):
     turned = made_whole(lambda self, c, f: (c[0] @ c[1]).T if f.outputs == f.inputs else c[0] @ c[1])
-    multiply = {"work": lambda self, f, r: 1, "multiply": lambda self, x, c, f: x @ (c[0] @ c[1]).T}
+    multiply = {"multiply_work": lambda self, f, r: 1, "multiply": lambda self, x, c, f: x @ (c[0] @ c[1]).T}
     with pytest.raises(InputError, match="for a weight of 9 x 9.*multiply does not multiply by its weight"):
         lowrank.register("turned", type("Turned", (type(turned),), multiply)())
 
