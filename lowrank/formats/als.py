@@ -34,17 +34,20 @@ IMPOSSIBLE = -1e-3  # squared error, relative to the weight, that rounding alone
 PROXIMAL = 1e-6  # of the normal equations' mean diagonal: keeps them solvable, and a core if nothing pulls at it
 
 
+def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
+    """Columns of [n[k], R] multiplied as Kronecker products: [n1 ... n[k], R]."""
+    product = factors[0]  # [n1, R]
+    for factor in factors[1:]:
+        product = (product[:, None] * factor).flatten(0, 1)  # [n1 ... n[k], R]
+    return product
+
+
 class Columns:
     """What a sweep needs to know of CP, whose cores are [n, R]."""
 
     CUBIC = 1 / 3  # multiply-adds of one core's equations, times the third power of their number: their solution
 
-    def join(self, cores: Sequence[Tensor]) -> Tensor:
-        """The matrix of a side, [N, R]: columns multiplied as Kronecker products."""
-        product = cores[0]
-        for core in cores[1:]:
-            product = (product[:, None] * core).flatten(0, 1)
-        return product
+    join = staticmethod(khatri_rao)  # the matrix of a side, [N, R]
 
     def square(self, cores: Sequence[Tensor]) -> Tensor:
         """The products of a side's columns with each other, [R, R]."""

@@ -7,7 +7,7 @@ from math import prod
 
 from torch import Tensor
 
-from .als import fit_cp
+from .als import fit_cp, khatri_rao
 from .fits import fit_bottleneck, fit_tucker
 from .format import Format
 
@@ -120,14 +120,6 @@ class Tucker(Format):
 def running_products(sizes: Sequence[int]) -> int:
     """The sum of the running products, without the first: the elements of an outer product made step by step."""
     return sum(prod(sizes[: k + 1]) for k in range(1, len(sizes)))
-
-
-def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
-    """Columns of [n[k], R] multiplied as Kronecker products: [n1 ... n[k], R]."""
-    product = factors[0]  # [n1, R]
-    for factor in factors[1:]:
-        product = (product[:, None] * factor).flatten(0, 1)  # [n1 ... n[k], R]
-    return product
 
 
 def kronecker(factors: Sequence[Tensor]) -> Tensor:
