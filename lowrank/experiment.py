@@ -23,9 +23,7 @@ from .data.dataset import held_out
 from .errors import InputError, check_functions
 from .files import claim
 from .fingerprint import code_fingerprint
-from .hardware import native
-from .hardware.precision import find_slowness, resolved_precision
-from .hardware.process import best_device
+from .hardware import best_device, find_slowness, native, resolved_precision
 from .network import IMAGE, build, pointwise_shapes, select_decomposable
 from .paths import CHECKOUT, ROOT
 from .progress import RunProgress

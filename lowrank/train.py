@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from .config import Config
 from .data import Augmentation, Data
 from .data.augmentation import FULL, LIGHT
-from .hardware import accelerate
-from .hardware.precision import autocast
+from .hardware import accelerate, autocast
 from .layers import Decomposed
 from .optimiser import SCHEDULES, make_optimiser
 

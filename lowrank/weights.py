@@ -18,7 +18,7 @@ from .config import Config, InputError
 from .data import Data
 from .data.dataset import check_device, standardise
 from .formats import Folding, Layout
-from .hardware.process import best_device
+from .hardware import best_device
 from .network import build
 from .paths import runs_folder
 from .records import WEIGHTS, name_run

@@ -1,6 +1,6 @@
-"""The door to all that makes training fast on the machine at hand: `accelerate`.
+"""All that makes training fast on the machine at hand; its users import from here alone.
 
-A network learns the same with and without it, but for rounding. Nothing in here knows the training loop.
+A network learns the same with and without `accelerate`, but for rounding. Nothing in here knows the training loop.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from ..layers import Decomposed
 from ..network import compute_blocks_by
 from . import native
 from .graph import Recorded, Step
-from .process import tune_process
+from .precision import autocast, find_slowness, resolved_precision
+from .process import best_device, tune_process
 from .thin import compute_block_natively
+
+__all__ = ["accelerate", "autocast", "best_device", "find_slowness", "native", "resolved_precision"]
 
 
 def accelerate(network: nn.Module, device: torch.device) -> Callable[[Step], Step]:

@@ -16,8 +16,7 @@ from ..data import Data, load_data
 from ..errors import refuse_unknown, whole_number
 from ..experiment import count_network, revision
 from ..files import claim
-from ..hardware.precision import find_slowness, resolved_precision
-from ..hardware.process import best_device
+from ..hardware import best_device, find_slowness, resolved_precision
 from ..network import build
 from ..paths import relative
 from ..records import FINAL, WEIGHTS, record, results
