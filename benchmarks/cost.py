@@ -21,7 +21,7 @@ from training import random_images
 from lowrank.config import Config
 from lowrank.hardware.precision import resolved_precision
 from lowrank.network import build
-from lowrank.sweeps.plan import planned
+from lowrank.sweeps.plan import plan_runs
 from lowrank.train import Loop
 
 STUDY, ROUNDS, STEPS, WARM_UP = "when-it-pays", 9, 2, 1
@@ -31,7 +31,7 @@ FORM = ["decomp", "dims", "budget", "rank_rule", "width"]
 def loops(precision: str) -> dict[tuple, Loop]:
     """A loop for every network of the study, by its form; an epoch is STEPS batches."""
     found, batches = {}, {}
-    for run in planned(STUDY, "cpu", seeds=1, dataset="digits"):
+    for run in plan_runs(STUDY, "cpu", seeds=1, dataset="digits"):
         config = Config.of(run | {"precision": precision, "validation": 0.0, "augment": True})
         data = batches.setdefault(config.batch_size, random_images(STEPS * config.batch_size))
         form = tuple(getattr(config, name) for name in FORM)

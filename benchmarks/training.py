@@ -26,7 +26,7 @@ from machine import machine, store
 from pipelines import Numpy, Pipeline, Torchvision
 
 from lowrank.config import Config
-from lowrank.data.dataset import Data, assembled
+from lowrank.data.dataset import Data, assemble_data
 from lowrank.hardware.precision import resolved_precision
 from lowrank.network import build
 from lowrank.sweeps.studies import FORMS, grid
@@ -44,7 +44,7 @@ TRAINERS: dict[str, Loop | Pipeline] = {}  # of the process that trains one way,
 
 def random_images(count: int) -> Data:
     images, labels = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32)), np.arange(count) % 10
-    return assembled(images, labels, images[:10], labels[:10], range(10))
+    return assemble_data(images, labels, images[:10], labels[:10], range(10))
 
 
 def trainer(way: str, config: Config, data: Data) -> Loop | Pipeline:

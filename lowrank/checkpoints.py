@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import Config
 from .files import explain_errors, open_regular, write
-from .optimiser import make_optimiser
+from .optimiser import is_number, make_optimiser
 from .train import State
 
 SEAL = b"\nsha256 "  # stands between the content and its checksum
@@ -83,9 +83,18 @@ def checked_content(file: BinaryIO) -> bytes:
 
 def check_fit(tensors: Any, network: nn.Module) -> None:
     """Raises Damaged if a state_dict is not one of this network."""
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    if not isinstance(tensors, dict) or {name: getattr(t, "shape", None) for name, t in tensors.items()} != shapes:
+    own = network.state_dict()
+    same = isinstance(tensors, dict) and tensors.keys() == own.keys()
+    if not same or not all(
+        is_like(tensors[name], each) and tensors[name].dtype == each.dtype for name, each in own.items()
+    ):
         raise Damaged("its tensors are those of another network")
+
+
+def is_like(value: Any, tensor: Tensor) -> bool:
+    """Whether it is a plain tensor with numbers, of the same shape."""
+    plain = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    return plain and value.shape == tensor.shape
 
 
 # --- checkpoints
@@ -118,14 +127,51 @@ def read_state(path: Path, run: str, config: Config, network: nn.Module, device:
     if (found := content.pop("run")) != run:
         raise Damaged(f"it is of run {found}")
     state = State(**content)
-    if not isinstance(state.tensors, dict) or not isinstance(state.history, list) or len(state.history) != state.epochs:
+    if not is_whole(state, config):
         raise Damaged("it holds something else than a network and a row for each of its epochs")
-    check_fit(state.tensors.get("network"), network)
-    try:  # the code may have changed since then
-        make_optimiser(network, config).load_state_dict(state.tensors["optimiser"])
+    check_fit(state.tensors["network"], network)
+    check_optimiser(state.tensors["optimiser"], network, config)
+    return state
+
+
+def is_whole(state: State, config: Config) -> bool:
+    """Whether everything in it is of the kind that a run leaves."""
+    tensors, rows, correct = state.tensors, state.history, state.correct
+    return (
+        isinstance(tensors, dict)
+        and tensors.keys() == {"network", "optimiser", "scaler"}
+        and isinstance(tensors["scaler"], dict)
+        and isinstance(rows, list)
+        and len(rows) == state.epochs <= config.epochs
+        and all(map(is_row, rows))
+        and type(state.diverged) is bool
+        and (correct is None or isinstance(correct, Tensor) and correct.dtype is torch.bool and correct.dim() == 1)
+    )
+
+
+def is_row(row: Any) -> bool:
+    """Whether it may be what the history holds of an epoch."""
+    named = isinstance(row, dict) and {"epoch", "seconds", "train_loss", "train_accuracy"} <= row.keys()
+    return named and all(type(value) in (int, float) for value in row.values())
+
+
+def check_optimiser(saved: Any, network: nn.Module, config: Config) -> None:
+    """Raises Damaged if a state_dict is not one of the optimiser of this run; the code may have changed since then."""
+    optimiser = make_optimiser(network, config)
+    try:
+        groups = optimiser.state_dict()["param_groups"]
+        same = describe_groups(saved["param_groups"]) == describe_groups(groups)
+        optimiser.load_state_dict(saved)
+        held = [(each, like) for like, state in optimiser.state.items() for each in state.values() if each is not None]
     except Exception as error:  # torch raises many kinds
         raise Damaged("its optimiser is another one than this code's") from error
-    return state
+    if not same or not all(is_like(each, like) for each, like in held):  # torch would read what lies behind a tensor
+        raise Damaged("its optimiser is another one than this code's")
+
+
+def describe_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of parameters without their numbers; a learning rate may be a tensor."""
+    return [{name: float if is_number(value) else value for name, value in group.items()} for group in groups]
 
 
 def set_aside(path: Path) -> Path:

@@ -23,7 +23,7 @@ from .errors import InputError, printable, refuse_unknown
 from .formats import FORMATS, MOST_DIMS, OR_YOUR_OWN, PLAIN, RANK_RULES, default_rank_rule, uses_dims
 from .formats.own import own_sizes
 from .parameters import checked, choice, parameter
-from .paths import is_runs, located, runs_folder
+from .paths import is_runs, locate, runs_folder
 from .signatures import list_parameters
 
 DECOMPS = ChainMap(FORMATS, dict.fromkeys(PLAIN))  # by name: the plain ones, then every format, those of one's own last
@@ -32,6 +32,7 @@ INGREDIENTS = ["light augmentation", "flip at test", "core rates"]  # of recipe=
 ADDED = {"recipe": "2018", "without": "nothing", "validation": 0.0, "start": ""}
 DATASETS = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".tar.xz", ".tar.gz", ".tar.bz2", ".tgz", ".tar", ".zip")
+PRECISIONS = ("float32", "bfloat16", "float16")
 MOST_WIDTH = 4096  # the separable network then has 3 billion weights
 
 
@@ -42,7 +43,7 @@ def dataset_name(dataset: str) -> str:
 
 
 def is_dataset(dataset: str) -> bool:
-    path = located(dataset)
+    path = locate(dataset)
     archive = os.path.isfile(path) and dataset.lower().endswith(ARCHIVES)
     return dataset in DATASETS or (dataset != "" and os.path.isdir(path)) or archive
 
@@ -143,7 +144,7 @@ class Config:
     precision: str = choice(
         "auto",
         "float32, bfloat16, float16 (on a GPU) or auto (the fastest here)",
-        ["auto", "float32", "bfloat16", "float16"],
+        ["auto", *PRECISIONS],
     )
     seed: int = parameter(
         0, "of the initial weights, the order of the images and their augmentation", ">= 0", lambda v: v >= 0

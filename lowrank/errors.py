@@ -74,18 +74,23 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
 
 
 def check_functions(**given: Any) -> None:
-    """Raises InputError at the first that cannot be called, or takes no argument."""
+    """Raises InputError at the first that cannot be called with one argument."""
     for name, value in given.items():
-        if not callable(value) or not takes_something(value):
+        if not callable(value) or not takes_one(value):
             raise InputError(f"{name}={value!r}; allowed: a function of one argument")
 
 
-def takes_something(function: Callable[..., Any]) -> bool:
-    """Whether it takes an argument; of some functions in C nobody knows."""
+def takes_one(function: Callable[..., Any]) -> bool:
+    """Whether it can be called with one argument; of some functions in C nobody knows."""
     try:
-        return bool(inspect.signature(function).parameters)
-    except ValueError:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
         return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 def refuse_unknown(values: Mapping[str, Any], names: Iterable[str]) -> None:

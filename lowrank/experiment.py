@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,11 +20,11 @@ from torch import nn
 from .checkpoints import resume, save_checkpoint
 from .config import Config, dataset_name
 from .data import Data, load_data
-from .data.dataset import held_out
+from .data.dataset import hold_out
 from .errors import InputError, check_functions
 from .files import claim
 from .fingerprint import code_fingerprint
-from .hardware import best_device, find_slowness, native, resolved_precision
+from .hardware import best_device, find_slowness, native, resolved_precision, total_memory
 from .network import IMAGE, build, pointwise_shapes, select_decomposable
 from .paths import CHECKOUT, ROOT
 from .progress import RunProgress
@@ -61,20 +62,21 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     config, device = Config.of(parameters), best_device()
     data = load_data(config.dataset, device)
     config = replace(config, precision=resolved_precision(config.precision, device)).fitted(len(data.train_labels))
-    data = held_out(data, config.validation)
+    data = hold_out(data, config.validation)
     name = config.run_id(data.fingerprint)
     if record := reuse_record(config, name, log):
         return record
     if config.start:
         check_start(config, data.fingerprint)
     with within_memory(config):
+        check_memory(config, data)
         net = decompose_start(config) if config.start else build(config, len(data.classes))
         with claim(config.folder / name, wait=False) as free:
             if free:
-                return reuse_record(config, name, log) or trained(config, net, data, name, log, watch)
+                return reuse_record(config, name, log) or train_and_store(config, net, data, name, log, watch)
         log(f"run {name} is being trained by another process: waiting for it")
         with claim(config.folder / name):
-            return reuse_record(config, name, log) or trained(config, net, data, name, log, watch)
+            return reuse_record(config, name, log) or train_and_store(config, net, data, name, log, watch)
 
 
 @contextmanager
@@ -85,10 +87,25 @@ def within_memory(config: Config) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise InputError(
-            f"width={config.width}, batch_size={config.batch_size}: there is not enough memory for such a network and "
-            "so many images a step"
-        ) from error
+        raise InputError(too_large(config)) from error
+
+
+def too_large(config: Config) -> str:
+    size = f"width={config.width}, batch_size={config.batch_size}"
+    return f"{size}: there is not enough memory for such a network and so many images a step"
+
+
+def check_memory(config: Config, data: Data) -> None:
+    """Raises InputError if this device can never hold what is to be trained: some systems kill what takes too much."""
+    if config.start:  # a network that was trained
+        return
+    with torch.device("meta"):
+        parameters = sum(each.numel() for each in build(config, len(data.classes)).parameters())
+    images = min(config.batch_size, len(data.train_labels))
+    # weights, gradients and momentum in float32, and what the first layer makes of the images, in half of that
+    least = 3 * 4 * parameters + 2 * images * config.width * math.prod(IMAGE[1:])
+    if least > (total := total_memory(data.train_images.device)):
+        raise InputError(f"{too_large(config)}: at least {least / 1e9:.0f} GB, and there are {total / 1e9:.0f}")
 
 
 def reuse_record(config: Config, name: str, log: Log) -> dict[str, Any] | None:
@@ -101,7 +118,7 @@ def reuse_record(config: Config, name: str, log: Log) -> dict[str, Any] | None:
     return record
 
 
-def trained(
+def train_and_store(
     config: Config, net: nn.Module, data: Data, name: str, log: Log, watch: Callable[[list[dict]], None] | None
 ) -> dict[str, Any]:
     """Train from the last checkpoint, store the record, remove the checkpoint. The caller holds the run's claim."""
@@ -137,7 +154,11 @@ def trained(
         state = train(config, net, data, state, progress.step, keep)
     record = Record(run=name, status="diverged" if state.diverged else "done", **name_paths(config), **size)
     here = revision()
-    record |= measured(config, data, state) | {"revision": here, "code": code_fingerprint(here), "started": started}
+    record |= list_measured(config, data, state) | {
+        "revision": here,
+        "code": code_fingerprint(here),
+        "started": started,
+    }
     if config.save_weights and not state.diverged:
         keep_weights(config, name, net, data)
     store(config.folder, record, state.history)
@@ -166,7 +187,7 @@ def count_network(config: Config, net: nn.Module) -> dict[str, Any]:
     }
 
 
-def measured(config: Config, data: Data, state: State) -> dict[str, Any]:
+def list_measured(config: Config, data: Data, state: State) -> dict[str, Any]:
     last = {name: value for name, value in state.history[-1].items() if name not in ("epoch", "seconds")}
     correct = b"" if state.correct is None else np.packbits(state.correct.numpy()).tobytes()
     images = steps_an_epoch(config, data) * min(config.batch_size, len(data.train_labels)) * state.epochs

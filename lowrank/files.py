@@ -20,6 +20,8 @@ from typing import BinaryIO
 
 from .errors import InputError
 
+TOKEN = 4  # random bytes in the name of a file that is being written
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -37,11 +39,16 @@ def explain_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error} ({space})") from error
 
 
+def temporary_name(path: Path) -> Path:
+    """Another name beside this one, which `sweep_up` knows."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(TOKEN)}.tmp")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Another path beside this one: the file that the caller writes there takes this one's place as a whole or not
     at all, whatever kills the process or the machine."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         flush(temporary, os.O_RDWR)
@@ -90,9 +97,9 @@ def read_at_most(file: BinaryIO, size: int) -> bytes:
     return b"".join(islice(iter(partial(file.read, 2**16), b""), size // 2**16 + 1))
 
 
-def sweep_up(folder: Path) -> None:
-    """Removes what killed writers left; the caller holds the folder's claim."""
-    for leftover in folder.glob(".*.tmp"):
+def sweep_up(folder: Path, name: str = "*") -> None:
+    """Removes what killed writers left under a `temporary_name`; the caller holds the folder's claim."""
+    for leftover in folder.glob(f".{name}.{2 * TOKEN * '[0-9a-f]'}.tmp"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

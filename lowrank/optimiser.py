@@ -9,12 +9,14 @@ arXiv 2011.14522) choose rates by what a step does to the function; here it is w
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from .config import Config
 from .errors import InputError
@@ -122,7 +124,7 @@ def make_optimiser(network: nn.Module, config: Config) -> torch.optim.SGD:
 def is_number(value: Any) -> bool:
     """Whether it is a finite number, which an optimiser takes as a tensor, too."""
     scalar = value.dim() == 0 if isinstance(value, Tensor) else isinstance(value, Real)
-    return scalar and math.isfinite(value)
+    return scalar and bool(abs(value) <= sys.float_info.max)
 
 
 def parameter_groups(
@@ -147,6 +149,8 @@ def parameter_groups(
         raise InputError(f"learning_rate={learning_rate!r}, weight_decay={weight_decay!r}; allowed: above 0, 0 or more")
     if matrices is not None and type(matrices) is not bool:
         raise InputError(f"matrices={matrices!r}; allowed: True, False or None")
+    if any(isinstance(each, UninitializedParameter) for each in network.parameters()):
+        raise InputError("network: a layer of it is lazy; let it see an input first")
     chosen = [each for each in network.parameters() if each.requires_grad and matrices in (None, each.dim() == 2)]
     if not chosen:
         raise InputError(f"matrices={matrices!r}: the network has no such parameter to train")

@@ -24,7 +24,7 @@ CHECKOUT = PROJECT and (ABOVE / ".git").exists()  # what git says there is of th
 ROOT = ABOVE if PROJECT else Path()  # the repository, as notebooks run from several folders; else the working directory
 
 
-def located(path: str | os.PathLike) -> Path:
+def locate(path: str | os.PathLike) -> Path:
     """The path seen from the working directory or, if nothing is there, from the repository; ~ is the home."""
     path = os.path.expanduser(path)
     return Path(path) if os.path.exists(path) else ROOT / path
@@ -71,8 +71,8 @@ def cache_folder() -> Path:
     """
     path = os.environ.get("LOWRANK_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "lowrank")
     folder = Path(os.path.expanduser(path))
-    if folder.parts[:1] == ("~",):
-        raise InputError("there is no home folder for the cache; LOWRANK_CACHE can name another")
+    if path.startswith("~") and str(folder).startswith("~"):
+        raise InputError(f"there is no home folder for the cache {path}; LOWRANK_CACHE can name another")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -23,7 +23,7 @@ REFRESH = 0.5  # seconds between two pictures of the line
 SAID = 60  # seconds between two lines that last, where nobody sees the one that is replaced
 
 
-def timed(seconds: float) -> str:
+def show_duration(seconds: float) -> str:
     """1:02:03, or 12.3 s below a minute, or 2 years."""
     if seconds > 2 * YEAR:
         return f"{seconds / YEAR:,.0f} years"
@@ -36,7 +36,7 @@ def in_notebook() -> bool:
     return app is not None and app.IPKernelApp.initialized()
 
 
-def watched() -> bool:
+def is_watched() -> bool:
     """Whether somebody sees a line that is replaced: in JupyterLab or a terminal, not under papermill."""
     return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
 
@@ -76,7 +76,7 @@ class Progress:
         if time.monotonic() - self.drawn > REFRESH:
             self.drawn = time.monotonic()
             share, left = self.done / (self.total or 1), self.seconds_left()
-            time_left = [f"about {timed(left)} left"] if left is not None else []
+            time_left = [f"about {show_duration(left)} left"] if left is not None else []
             self.line.set_description_str(f"{'█' * round(30 * share):░<30} {', '.join([*parts, *time_left])}")
 
     def close(self) -> None:
@@ -98,7 +98,9 @@ class RunProgress(Progress):
             self.mark = time.monotonic()
         if taken == WARM + TIMED:
             pace = (time.monotonic() - self.mark) / TIMED
-            self.log(f"about {timed(pace * (self.total - self.done))} of training to go, {pace * 1000:.0f} ms a step")
+            self.log(
+                f"about {show_duration(pace * (self.total - self.done))} of training to go, {pace * 1000:.0f} ms a step"
+            )
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         part = "test" if "test_loss" in row else "validation"
@@ -140,13 +142,15 @@ class SweepProgress(Progress):
         self.done = self.worked and self.worked + sum(running) / 2  # on average they are half done
         parts = [f"{len(running)} running", f"{len(self.work) - len(running)} remaining"]
         self.draw(*self.ended(), *parts)
-        if not watched() and time.monotonic() - self.said > SAID:
+        if not is_watched() and time.monotonic() - self.said > SAID:
             self.said, left = time.monotonic(), self.seconds_left()
-            self.log(", ".join([*self.ended(), *parts, *([f"about {timed(left)} left"] if left is not None else [])]))
+            self.log(
+                ", ".join([*self.ended(), *parts, *([f"about {show_duration(left)} left"] if left is not None else [])])
+            )
 
     def ended(self, statuses: Iterable[str] = ("done",)) -> list[str]:
         return [f"{self.counts[status]} {status}" for status in dict.fromkeys([*statuses, *self.counts])]
 
     def finish(self) -> None:
         """Says how the runs ended and how long it took."""
-        self.log(f"{', '.join(self.ended(()))} in {timed(time.monotonic() - self.begun)}")
+        self.log(f"{', '.join(self.ended(()))} in {show_duration(time.monotonic() - self.begun)}")

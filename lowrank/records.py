@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class Record(dict):
 
 
 @cache
-def parsed(path: str, inode: int, changed: int) -> dict[str, Any] | None:
+def parse_record(path: str, inode: int, changed: int) -> dict[str, Any] | None:
     """A record file, read once a version; None, with a warning that names it, if it is damaged."""
     file = Path(path)
     try:
@@ -144,7 +144,7 @@ def record(runs: Path, run: str) -> Record | None:
         if error.errno != errno.ENAMETOOLONG:
             warn_of(path, error.strerror)
         return None
-    content = parsed(path, state.st_ino, state.st_mtime_ns)
+    content = parse_record(path, state.st_ino, state.st_mtime_ns)
     return content and Record(ADDED | UNSAID | content)
 
 
@@ -187,15 +187,24 @@ def as_csv(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> bytes:
 def collect(runs: Path) -> None:
     """Brings runs/results.csv up to date with the records; safe in many processes at once.
 
-    Raises InputError if it cannot be written.
+    Raises InputError if it cannot be written, or is a file of others.
     """
     with claim(runs):
-        sweep_up(runs)
+        path = runs / "results.csv"
+        sweep_up(runs, path.name)
         rows = [{name: each[name] for name in each if name != "correct"} for each in records(runs)]
         content = as_csv(rows, COLUMNS)
-        path = runs / "results.csv"
-        if not path.is_file() or path.read_bytes() != content:
+        there = path.read_bytes() if path.is_file() else b""
+        if is_of_others(there):
+            raise InputError(f"{path}: it is no table of runs; move it away, or name another folder for them")
+        if there != content:
             write(path, content)
+
+
+def is_of_others(table: bytes) -> bool:
+    """Whether a file is neither the table of runs nor what a power cut leaves of one: nothing, a part of it or NULs."""
+    begins = ",".join(FIRST[:2]).encode()
+    return bool(table.strip(b"\0")) and not table.startswith(begins) and not begins.startswith(table)
 
 
 def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> None:
@@ -238,10 +247,13 @@ def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.Da
         raise InputError(f"run={run!r}: there is no {path}")
     try:
         with open_regular(path) as file:
-            rows = pd.read_csv(file)
-        numbers = rows.filter(regex="^(train|test)_").astype(float).abs()
-        if ((numbers > MOST) & (numbers < math.inf)).any(axis=None):  # one that diverges may be infinite
-            raise ValueError(f"a number is above {MOST:.1e}")
+            content = read_at_most(file, LARGEST)
+        if content.partition(b"\n")[0].count(b",") > len(COLUMNS):
+            raise ValueError("it has too many columns")
+        rows = pd.read_csv(io.BytesIO(content))
+        for name, numbers in rows.astype(float).items():
+            if not all(map(partial(is_possible, name), numbers[numbers < math.inf])):  # one that diverges is infinite
+                raise ValueError(f"a number of {name} is out of range")
         rows["epoch"] = rows["epoch"].astype(int)
     except Exception as error:  # pandas raises many kinds
         reason = str(error).partition("\n")[0]
@@ -296,10 +308,10 @@ def results(runs: str | Path = "runs") -> Table:
     [{'decomp': 'tt', 'dims': 3, 'parameters': 3104}]
     """
     folder = runs_folder(runs)
-    if folder.is_dir():
-        with suppress(InputError):  # who may only read still gets the rows
+    rows, table = records(folder), folder / "results.csv"
+    with suppress(InputError, OSError):  # who may only read still gets the rows
+        if rows or table.is_file() and not is_of_others(table.read_bytes()):
             collect(folder)
-    rows = records(folder)
     names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
     frame = Table(rows, columns=[name for name in names if name != "correct"])
     for name in (name for name, kind in TYPES.items() if kind in (int, float)):

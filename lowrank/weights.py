@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Damaged, check_fit, read_tensors, save_tensors
-from .config import Config, InputError
+from .checkpoints import Damaged, check_fit, is_like, read_tensors, save_tensors
+from .config import PRECISIONS, Config, InputError
 from .data import Data
 from .data.dataset import check_device, standardise
 from .formats import Folding, Layout
 from .hardware import best_device
-from .network import build
+from .network import MOST_CLASSES, build
 from .paths import runs_folder
 from .records import WEIGHTS, name_run
 from .records import record as stored
@@ -29,6 +29,7 @@ from .train import EVALUATION_BATCH, compute_logits
 
 Run = str | Mapping[str, Any] | pd.Series  # its id, its record, its row of the table
 OLDER = {"classes", "network"}  # what was kept before there were checksums
+MOMENT = torch.zeros(1, 3, 1, 1)  # of the mean and the deviation
 READING = ("mean", "deviation", "mirror", "precision")  # how a network reads images: what `predict` needs
 
 
@@ -63,8 +64,7 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
         raise InputError(f"run={run!r}: no weights in {str(runs)!r}; lowrank.run(..., save_weights=True) keeps them")
     try:
         kept = read_tensors(path, device, OLDER)
-        if type(kept.get("classes")) is not int:
-            raise Damaged("it holds no weights")
+        check_reading(kept)
         with torch.device("meta"):
             net = rebuild(record, kept)
         check_fit(kept.get("network"), net)
@@ -73,6 +73,21 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
     net.load_state_dict(kept["network"], assign=True)
     net.reading = {name: kept[name] for name in READING if name in kept}  # older weights have none
     return net.eval()
+
+
+def check_reading(kept: Mapping[str, Any]) -> None:
+    """Raises Damaged without a number of classes or what images are read by, of which older weights have nothing."""
+    classes, reading = kept.get("classes"), {name: kept[name] for name in READING if name in kept}
+    if type(classes) is not int or not 1 <= classes <= MOST_CLASSES:
+        raise Damaged("it holds no weights")
+    if reading and not (
+        reading.keys() == set(READING)
+        and all(is_like(reading[name], MOMENT) and reading[name].isfinite().all() for name in ("mean", "deviation"))
+        and bool((reading["deviation"] > 0).all())
+        and type(reading["mirror"]) is bool
+        and reading["precision"] in PRECISIONS
+    ):
+        raise Damaged("it does not say how images are read")
 
 
 def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:

@@ -83,6 +83,29 @@ def with_other_fields(path: Path) -> None:
     save_checkpoint(path, path.parent.name, replace(state_of(path), history=3, tensors=[]))
 
 
+def with_state(path: Path, **fields) -> None:
+    save_checkpoint(path, path.parent.name, replace(state_of(path), **fields))
+
+
+def with_tensors(path: Path, **parts) -> None:
+    with_state(path, tensors=state_of(path).tensors | parts)
+
+
+def with_momentum(path: Path, make) -> None:
+    """Whose buffers are others, as if torch had stored them in another order."""
+    optimiser = state_of(path).tensors["optimiser"]
+    optimiser["state"] = {
+        k: {"momentum_buffer": make(each["momentum_buffer"])} for k, each in optimiser["state"].items()
+    }
+    with_tensors(path, optimiser=optimiser)
+
+
+def with_groups(path: Path, **values) -> None:
+    optimiser = state_of(path).tensors["optimiser"]
+    optimiser["param_groups"] = [each | values for each in optimiser["param_groups"]]
+    with_tensors(path, optimiser=optimiser)
+
+
 def replaced_by_a_circle(path: Path) -> None:
     path.unlink()
     path.symlink_to(path)
@@ -105,9 +128,25 @@ DAMAGE = {
     "without its history": without_its_history,
     "with other fields": with_other_fields,
 }
+CONTENTS = {
+    "momentum of another shape": lambda path: with_momentum(path, lambda each: torch.zeros(1)),
+    "momentum that is no tensor": lambda path: with_momentum(path, lambda each: 5),
+    "sparse momentum": lambda path: with_momentum(path, torch.Tensor.to_sparse),
+    "momentum in words": lambda path: with_groups(path, momentum="x"),
+    "another group": lambda path: with_groups(path, other=1),
+    "a part too many": lambda path: with_tensors(path, other={}),
+    "a scaler that is none": lambda path: with_tensors(path, scaler=5),
+    "a row that is none": lambda path: with_state(path, history=[5]),
+    "a row without seconds": lambda path: with_state(path, history=[{"epoch": 1, "train_loss": 1.0}]),
+    "a row in words": lambda path: with_state(path, history=[state_of(path).history[0] | {"seconds": "x"}]),
+    "too many epochs": lambda path: with_state(path, epochs=9, history=9 * state_of(path).history),
+    "diverged in words": lambda path: with_state(path, diverged="x"),
+    "a number for images": lambda path: with_state(path, correct=5),
+}
 OF_CHECKPOINTS = {
-    "cut off", "another run's", "another code's", "without its history", "with other fields",
+    "cut off", "another run's", "another code's", "without its history", "with other fields", *CONTENTS,
 }  # fmt: skip
+DAMAGE |= CONTENTS
 
 
 @pytest.mark.timeout(60)

@@ -17,6 +17,7 @@ import torch
 from small import SMALL, networks, run
 
 import lowrank
+from lowrank import experiment
 from lowrank.config import DECOMPS
 from lowrank.data import load
 from lowrank.errors import InputError
@@ -94,6 +95,14 @@ def test_a_folder_in_place_of_a_file_is_named_before_anything_is_trained(tmp_pat
     with warnings.catch_warnings(action="ignore"), pytest.raises(InputError) as refusal:
         run(tmp_path, save_weights=True, watch=pytest.fail)
     assert str(refusal.value) == f"{folder / name}: it is a folder where the run writes a file; move it away"
+
+
+def test_a_network_that_no_memory_here_can_hold_is_refused_before_it_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "total_memory", lambda device: 2e9)
+    with pytest.raises(
+        InputError, match="^width=2000, batch_size=64: there is not enough memory .*: at least [0-9]+ GB"
+    ):
+        lowrank.run(dataset="digits", width=2000, epochs=1, runs=str(tmp_path), log=pytest.fail)
 
 
 def test_too_little_memory_is_one_line(tmp_path):

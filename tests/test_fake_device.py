@@ -10,7 +10,7 @@ as they would on a GPU, and an operation whose tensors are on two devices raises
 - kernels: whether there is one for a type and a layout. The optimiser's has no fake form (the devices of what it is
   given are compared), nor has the one that counts the levels of an image (the result has its shape);
 - tensors of a single number: a GPU takes those from the CPU, too;
-- what comes before the loop: `load` and `held_out` on a GPU.
+- what comes before the loop: `load` and `hold_out` on a GPU.
 
 `python benchmarks/whole_runs.py` shows the rest where there is a GPU.
 """
@@ -30,7 +30,7 @@ import lowrank
 from lowrank import optimiser
 from lowrank.checkpoints import resume, save_checkpoint
 from lowrank.config import DECOMPS, Config
-from lowrank.data.dataset import assembled, held_out
+from lowrank.data.dataset import assemble_data, hold_out
 from lowrank.train import Loop, State
 
 aten, GPU = torch.ops.aten, torch.device("cuda", 0)
@@ -132,7 +132,7 @@ def gpu(monkeypatch):
 def images():
     draws = np.random.default_rng(0)
     train, test = (draws.integers(0, 256, (count, 3, 32, 32)) for count in (16, 6))
-    return held_out(assembled(train, np.arange(16) % 2, test, np.arange(6) % 2, "ab"), 0.25)
+    return hold_out(assemble_data(train, np.arange(16) % 2, test, np.arange(6) % 2, "ab"), 0.25)
 
 
 def moved(data):

@@ -9,7 +9,7 @@ import pytest
 from small import EPOCHS, row
 
 from lowrank.errors import InputError
-from lowrank.files import claim, open_regular, read_at_most, replacing, sweep_up, write
+from lowrank.files import claim, open_regular, read_at_most, replacing, sweep_up, temporary_name, write
 from lowrank.records import store
 
 
@@ -73,8 +73,10 @@ def test_of_a_file_that_never_ends_not_much_more_is_read_than_asked(size):
 
 
 def test_what_killed_writers_left_is_swept_up_and_nothing_else(tmp_path):
-    for name in (".record.json.1a2b.tmp", "record.json", ".claim", "mine.tmp"):
+    others = {"record.json", ".claim", "mine.tmp", ".mine.tmp", ".mine.1a2b.tmp", ".thesis.tmp"}
+    for name in {temporary_name(tmp_path / "record.json").name, *others} - {".thesis.tmp"}:
         (tmp_path / name).touch()
-    (tmp_path / ".kernels.tmp" / "deep").mkdir(parents=True)
+    for folder in (temporary_name(tmp_path / "kernels"), tmp_path / ".thesis.tmp"):
+        (folder / "deep").mkdir(parents=True)
     sweep_up(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"record.json", ".claim", "mine.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == others

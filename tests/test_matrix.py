@@ -11,7 +11,7 @@ import pytest
 import lowrank
 from lowrank import experiment, files, initial, optimiser
 from lowrank.config import DECOMPS, INGREDIENTS
-from lowrank.data.dataset import assembled
+from lowrank.data.dataset import assemble_data
 from lowrank.errors import InputError
 from lowrank.formats import PLAIN, uses_dims
 from lowrank.layers import Decomposed
@@ -67,7 +67,7 @@ def networks(monkeypatch):
     """
     built, build, draws = [], experiment.build, np.random.default_rng(0)
     train, test = (draws.integers(0, 256, (count, 3, 32, 32)) for count in (8, 4))
-    data = assembled(train, np.arange(8) % 2, test, np.arange(4) % 2, "ab")
+    data = assemble_data(train, np.arange(8) % 2, test, np.arange(4) % 2, "ab")
     monkeypatch.setattr(experiment, "load_data", lambda dataset, device: data)
     monkeypatch.setattr(experiment, "build", lambda *given: built.append(build(*given)) or built[-1])
     monkeypatch.setattr(experiment, "revision", lambda: "")

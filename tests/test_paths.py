@@ -48,11 +48,22 @@ def test_the_cache_may_begin_at_home(tmp_path, monkeypatch, name):
     assert cache_folder().is_relative_to(tmp_path / "mine") and cache_folder().is_dir()
 
 
+@pytest.mark.parametrize("place", ["~nobody-of-that-name/c", "~nobody-of-that-name"])
+def test_a_cache_in_nobodys_home_is_one_line(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOWRANK_CACHE", place)
+    with pytest.raises(InputError, match=f"no home folder for the cache {place}; LOWRANK_CACHE can name another"):
+        cache_folder()
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_home_the_cache_is_one_line(monkeypatch):
     for name in ("LOWRANK_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that the system does not know
-    with pytest.raises(InputError, match="no home folder for the cache; LOWRANK_CACHE can name another"):
+    with pytest.raises(
+        InputError, match="no home folder for the cache ~/.cache/lowrank; LOWRANK_CACHE can name another"
+    ):
         cache_folder()
 
 

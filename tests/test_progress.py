@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lowrank import progress
-from lowrank.progress import YEAR, RunProgress, SweepProgress, in_notebook, timed
+from lowrank.progress import YEAR, RunProgress, SweepProgress, in_notebook, show_duration
 
 
 def test_a_program_that_imports_ipykernel_is_no_notebook():
@@ -19,7 +19,7 @@ def test_a_program_that_imports_ipykernel_is_no_notebook():
     [(12.34, "12.3 s"), (60, "0:01:00"), (3723.4, "1:02:03"), (3 * YEAR, "3 years"), (1e12, "31,710 years")],
 )
 def test_a_time_is_said_as_people_say_it(seconds, text):
-    assert timed(seconds) == text
+    assert show_duration(seconds) == text
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_an_epoch_is_a_line_with_what_was_measured(part, epochs, line):
 
 def test_a_sweep_says_what_became_of_its_runs_and_what_the_rest_takes(clock, monkeypatch):
     """By the work of those that ended and half of those that run; a failed run says nothing about the speed."""
-    monkeypatch.setattr(progress, "watched", lambda: False)
+    monkeypatch.setattr(progress, "is_watched", lambda: False)
     lines, shown = [], []
     sweep = SweepProgress({"a": 1.0, "b": 3.0, "c": 4.0}, lines.append)
     sweep.line = SimpleNamespace(set_description_str=shown.append)

@@ -73,6 +73,18 @@ def test_a_damaged_or_missing_table_is_rebuilt(tmp_path, damage):
     assert set(pd.read_csv(path)["run"]) == {"a", "b"}
 
 
+def test_files_of_others_stay_as_they_are(tmp_path):
+    """Whether the folder holds runs or not: a table of the same name is refused, and what looks temporary stays."""
+    table, note = tmp_path / "results.csv", tmp_path / ".note.tmp"
+    for file in (table, note):
+        file.write_text("name,grade\nme,1\n")
+    assert results(tmp_path).empty and {path.name for path in tmp_path.iterdir()} == {table.name, note.name}
+    with pytest.warns(UserWarning, match="results.csv: it is no table of runs; .*; the run is stored, only this table"):
+        store(tmp_path, row("a"), EPOCHS)
+    assert results(tmp_path)["run"].tolist() == ["a"]
+    assert table.read_text() == note.read_text() == "name,grade\nme,1\n"
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x00\x00", b'{"run": "a", "sta', b"[]", b'{"run": "b", "status": "done"}'])
 def test_a_damaged_record_is_named_and_counts_as_missing(tmp_path, damage):
     store(tmp_path, row("a"), EPOCHS)
@@ -221,6 +233,10 @@ HISTORIES = {
     "cut": lambda path: path.write_text("epoch,test_accuracy\n1,0.5\n2,0.5,7,8\n"),
     "words": lambda path: path.write_text("epoch,test_accuracy\n1,high\n"),
     "a huge number": lambda path: path.write_text("epoch,test_loss\n1,-1e308\n"),
+    "a share above 1": lambda path: path.write_text("epoch,validation_accuracy\n1,7\n"),
+    "negative seconds": lambda path: path.write_text("epoch,seconds\n1,-7\n"),
+    "text for seconds": lambda path: path.write_text("epoch,seconds\n1,<b>\n"),
+    "many columns": lambda path: path.write_text(f"epoch{',epoch' * 10**5}\n"),
     "no epoch": lambda path: path.write_text("epoch,test_accuracy\nfirst,0.5\n"),
     "folder": replaced(lambda path: path.mkdir()),
     "fifo": replaced(os.mkfifo),

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import lowrank
+from lowrank.checkpoints import read_tensors, save_tensors
 from lowrank.data import load as load_data
 from lowrank.errors import InputError
 
@@ -44,6 +45,31 @@ def test_weights_that_do_not_say_how_to_normalise_and_what_is_no_image_are_refus
     for older in (record, record["run"], lowrank.load(record["run"], str(tmp_path)), torch.nn.Linear(2, 2)):
         with pytest.raises(lowrank.InputError, match="does not say how its images were normalised"):
             lowrank.predict(older, images, runs=str(tmp_path))
+
+
+OTHERS = {
+    "mean": [5, "x", None, torch.zeros(3), torch.full((1, 3, 1, 1), torch.nan)],
+    "deviation": [torch.zeros(1, 3, 1, 1), torch.full((1, 3, 1, 1), torch.inf)],
+    "precision": ["bogus", 5, None, ["float32"]],
+    "mirror": [torch.ones(2), None, 1],
+    "classes": [-1, 0, 10**9, 2.0, None],
+}
+
+
+def test_weights_with_other_contents_are_damaged(tmp_path):
+    record = lowrank.run(log=lambda line: None, runs=str(tmp_path), precision="float32", **KEPT)
+    path = tmp_path / record["run"] / "weights.pt"
+    kept = read_tensors(path, "cpu")
+    changed = [{name: value} for name, values in OTHERS.items() for value in values]
+    for change in (torch.Tensor.double, torch.Tensor.to_sparse, lambda each: each.to("meta"), lambda each: each + 1j):
+        changed.append({"network": {name: change(each) for name, each in kept["network"].items()}})
+    for each in changed:
+        save_tensors(path, kept | each)
+        with pytest.raises(lowrank.InputError) as refusal:
+            lowrank.predict(record, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), runs=str(tmp_path))
+        assert str(refusal.value).startswith(f"{path}: damaged weights ("), each
+    save_tensors(path, kept)
+    assert lowrank.load(record, tmp_path)
 
 
 def test_the_trained_network_comes_back(tmp_path):

@@ -22,7 +22,9 @@ FULL = Augmentation(pad=4, hole=8)
 LIGHT = Augmentation(pad=2, hole=0)
 
 
-def augmented(images: Tensor, augmentation: Augmentation, generator: torch.Generator, fill: Tensor | int = 0) -> Tensor:
+def augment_images(
+    images: Tensor, augmentation: Augmentation, generator: torch.Generator, fill: Tensor | int = 0
+) -> Tensor:
     """uint8 [N, 3, 32, 32] -> the same, each image cropped, flipped or not, and cut out, as the generator draws.
 
     The crop is a window of the image padded by reflection. The cutout is a square, wholly inside, that gets the
@@ -31,8 +33,8 @@ def augmented(images: Tensor, augmentation: Augmentation, generator: torch.Gener
     count, device, size = len(images), images.device, augmentation.hole
     top, left, flip, hole_top, hole_left = draws(count, augmentation, generator)
     side = torch.arange(SIZE, device=device)
-    rows = reflected(top + side)
-    columns = reflected(left + torch.where(flip == 1, side.flip(0), side))
+    rows = reflect_index(top + side)
+    columns = reflect_index(left + torch.where(flip == 1, side.flip(0), side))
     # Whole rows of 32 bytes first, then columns within them: several times faster than gathering single pixels.
     lines = torch.arange(3 * count, device=device).view(count, 3, 1) * SIZE + rows[:, None]
     cropped = images.reshape(-1, SIZE).index_select(0, lines.flatten()).view(count, 3, SIZE, SIZE)
@@ -53,7 +55,7 @@ def draws(count: int, augmentation: Augmentation, generator: torch.Generator) ->
     return [torch.randint(low, high, (count, 1), generator=generator, device=device) for low, high in ranges]
 
 
-def reflected(index: Tensor) -> Tensor:
+def reflect_index(index: Tensor) -> Tensor:
     """Positions beyond an edge, mirrored at the pixel on the edge."""
     index = index.abs()
     return torch.minimum(index, 2 * (SIZE - 1) - index)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .augmentation import Augmentation, augmented
+from .augmentation import Augmentation, augment_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Data:
     test_labels: Tensor  # int64 [M]
     classes: tuple[str, ...]  # the name of each label
     fingerprint: str  # 12 hex digits of a hash over pixels, labels and the sizes of the splits
-    validation_images: Tensor | None = None  # uint8 [V, 3, 32, 32], see `held_out`
+    validation_images: Tensor | None = None  # uint8 [V, 3, 32, 32], see `hold_out`
     validation_labels: Tensor | None = None  # int64 [V]
 
     def training_batches(
@@ -45,7 +45,7 @@ class Data:
         for chosen in order.split(min(16 * batch_size, count)):  # a GPU is faster at a few large pieces of work
             images, labels = self.train_images[chosen], self.train_labels[chosen]
             if augmentation:
-                images = augmented(images, augmentation, generator, fill)
+                images = augment_images(images, augmentation, generator, fill)
             yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def standardise(images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     return images.float().sub_(mean).div_(deviation).contiguous(memory_format=torch.channels_last)
 
 
-def held_out(data: Data, share: float) -> Data:
+def hold_out(data: Data, share: float) -> Data:
     """The data with this share of the training images, rounded up in every class, set apart for validation.
 
     They are the same in every run of a dataset: chosen evenly over the order of each class's images. The last image of
@@ -107,7 +107,9 @@ def held_out(data: Data, share: float) -> Data:
     )
 
 
-def assembled(train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, classes: Iterable[str]) -> Data:
+def assemble_data(
+    train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, classes: Iterable[str]
+) -> Data:
     """Data on the CPU from arrays of the same shapes, with its fingerprint."""
     given = (train_images, train_labels, test_images, test_labels)
     arrays = [np.ascontiguousarray(array, kind) for array, kind in zip(given, (np.uint8, np.int64) * 2, strict=True)]

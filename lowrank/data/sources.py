@@ -23,8 +23,8 @@ from tqdm import tqdm
 from ..config import DATASETS, dataset_name
 from ..errors import InputError, printable
 from ..files import lock, open_regular, replacing
-from ..paths import cache_folder, located
-from .dataset import Data, assembled, check_device
+from ..paths import cache_folder, locate
+from .dataset import Data, assemble_data, check_device
 from .images import content_hash, contents, read_splits
 
 STORED = ("train_images", "train_labels", "test_images", "test_labels", "classes", "fingerprint")  # in the cache
@@ -41,14 +41,14 @@ def load_data(dataset: str | os.PathLike, device: str | torch.device = "cpu") ->
     """
     check_device(device)
     dataset = os.fspath(dataset) if isinstance(dataset, os.PathLike) else dataset
-    if not isinstance(dataset, str):
+    if not isinstance(dataset, str) or not dataset:
         raise InputError(f"dataset={dataset!r}; allowed: {', '.join(DATASETS)}, or the path of a folder or a file")
     if dataset == "digits":
         data = digits()
     elif dataset in DATASETS:
-        data = cached(dataset, partial(torchvision_data, dataset))
+        data = load_cached(dataset, partial(torchvision_data, dataset))
     else:
-        path = located(dataset)
+        path = locate(dataset)
         if not os.path.isdir(path) and not os.path.isfile(path):
             allowed = f"{', '.join(DATASETS)} or the path of a folder or a file"
             raise InputError(f"dataset={dataset!r}: there is no such path; allowed are {allowed}")
@@ -58,7 +58,7 @@ def load_data(dataset: str | os.PathLike, device: str | torch.device = "cpu") ->
             raise InputError(
                 f"dataset={dataset!r}: {error.filename or path} cannot be read: {error.strerror}"
             ) from error
-        data = cached(f"{dataset_name(dataset)}-{key}-{DECODING}", partial(decoded, path))
+        data = load_cached(f"{dataset_name(dataset)}-{key}-{DECODING}", partial(decode_images, path))
     tensors = {name: value.to(device) for name, value in vars(data).items() if isinstance(value, Tensor)}
     return replace(data, **tensors)
 
@@ -66,10 +66,10 @@ def load_data(dataset: str | os.PathLike, device: str | torch.device = "cpu") ->
 # The cache
 
 
-def cached(name: str, build: Callable[[], Data]) -> Data:
+def load_cached(name: str, build: Callable[[], Data]) -> Data:
     """The data kept under that name; if there are none, or damaged ones, what `build` makes, kept from now on."""
     file = cache_folder() / f"{name}.npz"
-    data = restored(file)
+    data = read_cached(file)
     if data is None:
         data = build()
         with contextlib.suppress(OSError):  # if nothing can be kept, the next run builds again
@@ -77,12 +77,12 @@ def cached(name: str, build: Callable[[], Data]) -> Data:
     return data
 
 
-def restored(file: Path) -> Data | None:
+def read_cached(file: Path) -> Data | None:
     """What `keep_data` wrote, or None if it is missing or is not what it was."""
     try:
         with open_regular(file) as stream, np.load(stream) as stored:
             *arrays, fingerprint = (stored[name] for name in STORED)
-            data = assembled(*arrays)
+            data = assemble_data(*arrays)
     except Exception:  # a damaged file fails in many ways, and each means the same
         return None
     return data if data.fingerprint == str(fingerprint) else None
@@ -108,7 +108,7 @@ def digits() -> Data:
     greys = np.rint(source.images * (255 / source.images.max())).astype(np.uint8)
     images = np.pad(greys.repeat(3, 1).repeat(3, 2), ((0, 0), (4, 4), (4, 4)))[:, None].repeat(3, 1)
     test = np.arange(len(images)) % 6 == 0
-    return assembled(images[~test], source.target[~test], images[test], source.target[test], source.target_names)
+    return assemble_data(images[~test], source.target[~test], images[test], source.target[test], source.target_names)
 
 
 # Where data come from: torchvision
@@ -135,7 +135,7 @@ def torchvision_data(dataset: str) -> Data:
         (unpacked / kind.filename).symlink_to(archive.resolve())
         train, test = (kind(unpacked, train=split, download=True) for split in (True, False))
     images = [split.data.transpose(0, 3, 1, 2) for split in (train, test)]
-    return assembled(images[0], train.targets, images[1], test.targets, train.classes)
+    return assemble_data(images[0], train.targets, images[1], test.targets, train.classes)
 
 
 def sound(file: Path, md5: str) -> bool:
@@ -188,7 +188,7 @@ def append_rest(url: str, file: BinaryIO) -> None:
 # Where data come from: folders and archives
 
 
-def decoded(path: Path) -> Data:
+def decode_images(path: Path) -> Data:
     """The images of a folder or an archive in the order of their names, whatever the order in the archive.
 
     Raises InputError if the archive is damaged, a file is no image, or the layout is not that of `load_data`.
@@ -215,4 +215,4 @@ def decoded(path: Path) -> Data:
     arrays = []
     for images in (train, test):
         arrays += [np.stack([images[each] for each in sorted(images)]), [labels[each[-2]] for each in sorted(images)]]
-    return assembled(*arrays, map(printable, classes))
+    return assemble_data(*arrays, map(printable, classes))

@@ -4,7 +4,7 @@
 weight in one format, `budget` finds the ranks, `own` adds a format of yours.
 """
 
-from .budget import RANK_RULES, check_sizes, path, raise_rank, solve, walked
+from .budget import RANK_RULES, check_sizes, path, raise_rank, solve, walk_path
 from .folding import MOST_DIMS, Folding, fold
 from .format import Format
 from .layout import CONTRACTIONS, Layout
@@ -12,5 +12,5 @@ from .registry import FORMATS, OR_YOUR_OWN, PLAIN, default_rank_rule, uses_dims
 
 __all__ = [
     "CONTRACTIONS", "FORMATS", "Folding", "Format", "Layout", "MOST_DIMS", "OR_YOUR_OWN", "PLAIN", "RANK_RULES",
-    "check_sizes", "default_rank_rule", "fold", "path", "raise_rank", "solve", "uses_dims", "walked",
+    "check_sizes", "default_rank_rule", "fold", "path", "raise_rank", "solve", "uses_dims", "walk_path",
 ]  # fmt: skip

@@ -85,7 +85,7 @@ def path(decomp: str, foldings: tuple[Folding, ...], rank_rule: str = "auto") ->
     return Path(start, tuple(step[2:] for step in steps), tuple(parameters))
 
 
-def walked(decomp: str, foldings: Sequence[Folding], steps: Sequence[tuple[int, int]]) -> list[list[int]]:
+def walk_path(decomp: str, foldings: Sequence[Folding], steps: Sequence[tuple[int, int]]) -> list[list[int]]:
     """The ranks after these steps."""
     ranks = smallest(decomp, foldings)
     for (layer, k), count in Counter(steps).items():
@@ -120,10 +120,10 @@ def _solve(
     check_sizes(decomp, foldings)
     way = path(decomp, foldings, rank_rule)
     if rank_scale:
-        ranks = walked(decomp, foldings, way.steps[: round(rank_scale * len(way.steps))])
+        ranks = walk_path(decomp, foldings, way.steps[: round(rank_scale * len(way.steps))])
     else:
         size = sum(folding.outputs * folding.inputs for folding in foldings)
-        ranks = filled(decomp, foldings, way, within(decomp, way, budget, size))
+        ranks = fill_budget(decomp, foldings, way, within(decomp, way, budget, size))
     return tuple(Layout(decomp, f, tuple(r)) for f, r in zip(foldings, ranks, strict=True))
 
 
@@ -158,14 +158,14 @@ def within(decomp: str, way: Path, budget: float, size: int) -> int:
     return limit
 
 
-def filled(decomp: str, foldings: Sequence[Folding], way: Path, limit: int) -> list[list[int]]:
+def fill_budget(decomp: str, foldings: Sequence[Folding], way: Path, limit: int) -> list[list[int]]:
     """The ranks at `limit` parameters: along the path up to it, then every later step that still fits.
 
     A step that does not fit never will, as steps only grow with the ranks around them: one pass is
     enough, nothing that is left fits, and a larger limit never makes a smaller network.
     """
     walk = bisect_right(way.parameters, limit)
-    ranks = walked(decomp, foldings, way.steps[:walk])
+    ranks = walk_path(decomp, foldings, way.steps[:walk])
     left = limit - (way.parameters[walk - 1] if walk else way.start)
     open_steps = set(way.steps[walk:])
     for layer, k in way.steps[walk:]:

@@ -41,7 +41,7 @@ def prime_factors(size: int) -> list[int]:
     return factors[::-1]
 
 
-def balanced(size: int, parts: int, kernel: int = 1) -> list[int]:
+def balance_modes(size: int, parts: int, kernel: int = 1) -> list[int]:
     """`parts` modes of nearly equal size whose product is size * kernel; the last one holds the whole kernel."""
     modes = [1] * (parts - 1) + [kernel]
     for factor in prime_factors(size):
@@ -70,5 +70,5 @@ def fold(outputs: int, inputs: int, dims: int, kernel: int = 1, rank_rule: str =
             left //= modes[-1]
         return Folding(outputs, inputs * kernel, tuple(modes), dims // 2)
     rows = (dims + 1) // 2 if outputs > inputs * kernel else dims // 2
-    modes = balanced(outputs, rows) + balanced(inputs, dims - rows, kernel)
+    modes = balance_modes(outputs, rows) + balance_modes(inputs, dims - rows, kernel)
     return Folding(outputs, inputs * kernel, tuple(modes), rows)

@@ -54,12 +54,7 @@ def register(decomp: str, form: Format) -> None:
         raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
     if not isinstance(form, Format):
         raise InputError(f"decomp={decomp!r}: form={form!r}; allowed: an object of a class derived from lowrank.Format")
-    # what comes after draws as if nothing had been checked
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
-        checked = [check_format(decomp, form, fold(*size)) for size in CHECKED]
-    if not any(checked):
-        sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in CHECKED)
-        raise InputError(f"decomp={decomp!r}: its `refusal` allows none of the weights that it is checked on: {sizes}")
+    check_form(decomp, form)
     FORMATS[decomp] = form
     path.cache_clear()
     _solve.cache_clear()
@@ -75,6 +70,16 @@ def own_sizes(decomp: str) -> dict[str, bool | int | float | str]:
     form = own_formats().get(decomp)
     found = {} if form is None else vars(form)
     return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str)}
+
+
+def check_form(decomp: str, form: Format) -> None:
+    """Raises InputError if what a format says is not what it does, or it can hold none of the weights tried."""
+    # what comes after draws as if nothing had been checked
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        checked = [check_format(decomp, form, fold(*size)) for size in CHECKED]
+    if not any(checked):
+        sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in CHECKED)
+        raise InputError(f"decomp={decomp!r}: its `refusal` allows none of the weights that it is checked on: {sizes}")
 
 
 def check_format(decomp: str, form: Format, folding: Folding) -> bool:

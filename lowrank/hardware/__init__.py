@@ -15,10 +15,10 @@ from ..network import compute_blocks_by
 from . import native
 from .graph import Recorded, Step
 from .precision import autocast, find_slowness, resolved_precision
-from .process import best_device, tune_process
+from .process import best_device, total_memory, tune_process
 from .thin import compute_block_natively
 
-__all__ = ["accelerate", "autocast", "best_device", "find_slowness", "native", "resolved_precision"]
+__all__ = ["accelerate", "autocast", "best_device", "find_slowness", "native", "resolved_precision", "total_memory"]
 
 
 def accelerate(network: nn.Module, device: torch.device) -> Callable[[Step], Step]:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import stat
 import time
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import claim, explain_errors, open_regular, sweep_up, write
+from ..files import claim, explain_errors, open_regular, sweep_up, temporary_name, write
 from ..paths import cache_folder
 from .compiler import Missing, compile_sources, find_compiler, make_key
 
@@ -141,10 +141,15 @@ def load_library(folder: Path, key: str) -> ctypes.CDLL | None:
 def make_library(compiler: list[str], folder: Path, key: str, deadline: float) -> None:
     """Compiles the sources; whatever killed or damaged ones have left goes. The caller holds the folder's claim."""
     sweep_up(folder)
-    with TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder) as scratch:
-        made = Path(scratch, "kernels.so")
-        compile_sources(compiler, made, deadline)
-        content = made.read_bytes()
+    scratch = temporary_name(folder / "kernels")
+    scratch.mkdir()
+    try:
+        compile_sources(compiler, scratch / "kernels.so", deadline)
+        content = (scratch / "kernels.so").read_bytes()
+    except FileNotFoundError:
+        raise Missing(f"{compiler[0]} makes no library") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     for old in folder.glob(f"{key}-*.so"):
         old.unlink()
     write(folder / f"{key}-{hashlib.sha256(content).hexdigest()}.so", content)

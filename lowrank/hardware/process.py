@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 from contextlib import suppress
 
 import torch
@@ -14,6 +16,16 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # glibc's names for mallopt, malloc.h
 
 def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def total_memory(device: torch.device) -> float:
+    """Bytes of the device; infinite if the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not Linux or macOS
+        return math.inf
 
 
 def tune_process() -> None:

@@ -20,7 +20,7 @@ from ..config import Config, InputError
 from ..display import as_text
 from ..paths import ROOT
 from ..records import FINAL, record
-from ..sweeps.plan import planned
+from ..sweeps.plan import plan_runs
 from ..sweeps.studies import SCALES, STUDIES
 from .inference import Groups, group_runs
 from .settings import PARAMETERS, SETTING, code_of, listed, scope, span
@@ -118,13 +118,13 @@ def id_of(asked: tuple[tuple[str, Any], ...]) -> str:
 
 def seeds_of(study: str, scale: str, open_precision: bool) -> pd.Series:
     """How many seeds a study asks of each setting, by setting_id."""
-    runs = pd.DataFrame([(setting_id(run, open_precision), run["seed"]) for run in planned(study, scale)])
+    runs = pd.DataFrame([(setting_id(run, open_precision), run["seed"]) for run in plan_runs(study, scale)])
     return runs.groupby(0)[1].nunique()
 
 
 def is_open(study: str, scale: str) -> bool:
     """Whether a study leaves the precision to the machine."""
-    return any(run.get("precision", "auto") == "auto" for run in planned(study, scale))
+    return any(run.get("precision", "auto") == "auto" for run in plan_runs(study, scale))
 
 
 def evidence(table: pd.DataFrame, study: str, scale: str = "", mixed: bool = False) -> Evidence:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import PLAIN
-from .inference import Groups, as_weights, averaged, combine, group_runs
+from .inference import Groups, as_weights, average_over, combine, group_runs
 
 TOLD_APART = ["start_decomp", "decomp", "budget", "width", "epochs"]  # what tells the networks of the study apart
 OTHERS = ("from scratch", "narrow")
@@ -53,8 +53,8 @@ def against_others(table: pd.DataFrame, looks: int = 1, over: str = "") -> pd.Da
         row = (*key[:3], name)
         weights[row], ratios[row] = {key: 1.0, other: -1.0}, parameters[key] / parameters[other]
     matrix = as_weights(weights, [*TOLD_APART[:3], "other"], groups)
-    ratio = averaged(pd.DataFrame({"ratio": list(ratios.values())}, matrix.index, dtype=float), over)
-    return combine(groups, averaged(matrix, over)).assign(ratio=ratio["ratio"].to_numpy())
+    ratio = average_over(pd.DataFrame({"ratio": list(ratios.values())}, matrix.index, dtype=float), over)
+    return combine(groups, average_over(matrix, over)).assign(ratio=ratio["ratio"].to_numpy())
 
 
 def tabulate_epochs(table: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ def at_controls() -> bool:
     return "JPY_SESSION_NAME" in os.environ
 
 
-def controlled(show: Callable[..., list[Any]], **controls: Control) -> dict[str, widgets.Widget]:
+def show_controlled(show: Callable[..., list[Any]], **controls: Control) -> dict[str, widgets.Widget]:
     """Shows the controls and, below, the list that `show` makes of their values; again whenever one changes.
 
     A widget in that list stays in its place and changes itself. Returns the controls by name: none without a person.

@@ -29,7 +29,7 @@ from ..surgery.inventory import summary
 from ..weights import load
 from . import plots
 from .anatomy import draw_anatomy
-from .controls import at_controls, controlled, picture
+from .controls import at_controls, picture, show_controlled
 from .landscape import Landscape, LivePicture
 
 OUTCOME = ["parameters", "compression", "multiply_adds", "test_accuracy", "train_accuracy", "seconds"]
@@ -110,7 +110,7 @@ def setting(runs: str = "runs") -> LivePicture | None:
             return [told, NO_RUNS]
         return [told, live.show(landscape, parameters) if live else landscape.still(parameters)]
 
-    controls = controlled(
+    controls = show_controlled(
         show,
         decomp=("tt", partial(widgets.Dropdown, options=list(DECOMPS))),
         dims=(3, partial(widgets.IntSlider, min=2, max=9)),
@@ -196,7 +196,7 @@ def one_run(runs: str = "runs", clicked: LivePicture | None = None) -> None:
         record = f"<details><summary>The whole record</summary>{tabulate_record(found[run]).data}</details>"
         return [Code(repeat(found[run]), language="python"), picture(figure), HTML(record)]
 
-    controls = controlled(show, run=(next(iter(found)), chooser(found)))
+    controls = show_controlled(show, run=(next(iter(found)), chooser(found)))
 
     def follow(change: Any) -> None:
         if change.new in found:
@@ -249,7 +249,7 @@ def two_runs(runs: str = "runs") -> None:
         return [HTML(html_table(differences(found[left], found[right]))), picture(figure)]
 
     first = next(iter(found))
-    controlled(show, left=(first, chooser(found)), right=(likeliest_partner(found, first), chooser(found)))
+    show_controlled(show, left=(first, chooser(found)), right=(likeliest_partner(found, first), chooser(found)))
 
 
 # --- trained layers
@@ -272,7 +272,7 @@ def one_layer(runs: str = "runs") -> None:
 
     names = list(sizes(Config()).index[:-2])
     layers = partial(widgets.Dropdown, options=names)
-    controlled(show, run=(next(iter(found)), chooser(found)), layer=(names[-1], layers))
+    show_controlled(show, run=(next(iter(found)), chooser(found)), layer=(names[-1], layers))
 
 
 # --- a run while it trains

@@ -113,7 +113,7 @@ def execute(kernel: AsyncKernelManager, notebook: Path, folder: Path, **paramete
     with TemporaryDirectory() as scratch:
         executed = Path(scratch, notebook.name)
         run_notebook(kernel, notebook, executed, notebook.parent, **parameters)
-        shared = cleaned(nbformat.read(executed, as_version=4))
+        shared = clean_notebook(nbformat.read(executed, as_version=4))
     shared.cells[0].source += "\n\n" + ORIGIN.format(name=notebook.stem)
     folder.mkdir(exist_ok=True)
     keep_pictures(shared, folder, notebook.stem)
@@ -133,7 +133,7 @@ def environment(**variables: str) -> Iterator[None]:
         os.environ |= before
 
 
-def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def clean_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without what papermill and the kernel note of this machine and this day."""
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec", "language_info")}
     for cell in notebook.cells:

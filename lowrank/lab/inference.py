@@ -233,7 +233,7 @@ def against(groups: Groups, over: str = "", **control: Any) -> pd.DataFrame:
         other = tuple((row | control).values())
         if other != key and other in groups.rows.index:
             weights[key] = {key: 1.0, other: -1.0}
-    return combine(groups, averaged(as_weights(weights, list(frame), groups), over))
+    return combine(groups, average_over(as_weights(weights, list(frame), groups), over))
 
 
 def among(groups: Groups, level: str, over: str = "") -> pd.DataFrame:
@@ -248,7 +248,7 @@ def among(groups: Groups, level: str, over: str = "") -> pd.DataFrame:
         if all(one[name] == other[name] for name in rest):
             key = *(one[name] for name in rest), one[level], other[level]
             weights[key] = {tuple(one.values()): 1.0, tuple(other.values()): -1.0}
-    return combine(groups, averaged(as_weights(weights, [*rest, level, "minus"], groups), over))
+    return combine(groups, average_over(as_weights(weights, [*rest, level, "minus"], groups), over))
 
 
 def as_weights(weights: Mapping[tuple, Mapping[tuple, float]], names: list[str], groups: Groups) -> pd.DataFrame:
@@ -262,7 +262,7 @@ def as_weights(weights: Mapping[tuple, Mapping[tuple, float]], names: list[str],
     return pd.DataFrame(matrix, pd.MultiIndex.from_arrays(levels, names=names), groups.rows.index)
 
 
-def averaged(weights: pd.DataFrame, over: str) -> pd.DataFrame:
+def average_over(weights: pd.DataFrame, over: str) -> pd.DataFrame:
     """The mean of combinations over one level of their index."""
     names = [name for name in weights.index.names if name != over]
     return weights.groupby(level=names, sort=False).mean() if over and len(weights) else weights

@@ -92,12 +92,12 @@ class Decomposed(nn.Module):
     def factors(self) -> tuple[Tensor, Tensor]:
         """L [O, m] and R [m, I] with W = L @ R, in float32 or wider."""
         with without_autocast(self.core_0):
-            return self.layout.factors(widened(self.cores))  # [O, m], [m, I]
+            return self.layout.factors(promote_cores(self.cores))  # [O, m], [m, I]
 
     def matrix(self) -> Tensor:
         """The weight that the cores make, [O, I] in float32 or wider."""
         with without_autocast(self.core_0):
-            return self.layout.weight(widened(self.cores))  # [O, I]
+            return self.layout.weight(promote_cores(self.cores))  # [O, I]
 
     def multiply(self, x: Tensor) -> Tensor:
         """The format's own multiplication, and the bias: [..., I] -> [..., O]."""
@@ -183,7 +183,7 @@ def autocasts(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
-def widened(cores: Sequence[Tensor]) -> list[Tensor]:
+def promote_cores(cores: Sequence[Tensor]) -> list[Tensor]:
     """Cores in the precision that they are contracted in: float32, or float64 if they have it."""
     return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
 

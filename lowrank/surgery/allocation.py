@@ -21,10 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..formats import FORMATS, Folding, Layout, fold, path, walked
+from ..formats import FORMATS, Folding, Layout, fold, path, walk_path
 from ..formats.budget import refuse_budget
 from ..formats.fits import leading, project, unfold, widen
-from ..formats.folding import balanced
+from ..formats.folding import balance_modes
 
 STRIDE = 16  # a step of a walk lowers a rank by its 16th, as some 80 steps do from 1,000 to 1
 FLOOR = 1e-12  # the least share that counts as kept, and the least loss that counts as one
@@ -117,7 +117,7 @@ class Option:
         steps = path(self.decomp, (self.folding,)).steps
         count = len(steps)
         while count:
-            yield walked(self.decomp, (self.folding,), steps[:count])[0]
+            yield walk_path(self.decomp, (self.folding,), steps[:count])[0]
             count -= max(1, count // STRIDE)
         yield (1,) * len(self.largest)
 
@@ -257,7 +257,7 @@ def list_foldings(decomp: str, outputs: int, inputs: int, dims: int, kernel: int
     foldings = [fold(outputs, inputs, dims, kernel)]
     if kernel > 1 and dims > 2 and len(FORMATS[decomp].cuts(foldings[0])) > 1:
         rows = dims // 2 if outputs > inputs else (dims - 1) // 2
-        modes = [*balanced(outputs, rows), *balanced(inputs, dims - 1 - rows), kernel]
+        modes = [*balance_modes(outputs, rows), *balance_modes(inputs, dims - 1 - rows), kernel]
         foldings.append(Folding(outputs, inputs * kernel, tuple(modes), rows))
     refused = foldings[-1] == foldings[0] or FORMATS[decomp].refusal(foldings[-1])
     return foldings[:1] if refused else foldings

@@ -19,7 +19,7 @@ def refuse_unfollowed(module: nn.Module, net: nn.Module, example: Any) -> None:
     cores = {part.name: part.module.cores for part in survey(net) if isinstance(part.module, Decomposed)}
     layers = {name: module.get_submodule(name) for name in cores}
     weights = {name: [layer.weight] for name, layer in layers.items() if not isinstance(layer, Decomposed)}
-    lost = followed(module, weights, example) - followed(net, cores, example)
+    lost = find_followed(module, weights, example) - find_followed(net, cores, example)
     if lost:
         raise InputError(
             f"the output does not follow the cores of {', '.join(sorted(lost))}: forward reaches the weight by another "
@@ -28,7 +28,7 @@ def refuse_unfollowed(module: nn.Module, net: nn.Module, example: Any) -> None:
 
 
 @torch.enable_grad()
-def followed(module: nn.Module, parameters: Mapping[str, Sequence[nn.Parameter]], example: Any) -> set[str]:
+def find_followed(module: nn.Module, parameters: Mapping[str, Sequence[nn.Parameter]], example: Any) -> set[str]:
     """The names under which a parameter has a gradient of the output, frozen ones included."""
     flat = [(name, parameter) for name, each in parameters.items() for parameter in each]
     frozen = [parameter for _, parameter in flat if not parameter.requires_grad]

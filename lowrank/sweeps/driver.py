@@ -31,8 +31,18 @@ from ..progress import SweepProgress, in_notebook
 from ..records import FINAL, collect, store
 from ..signatures import show_parameters
 from .cluster import check_scheduler, connected, slots
-from .engine import Engine, Outcome, failed, run_trial
-from .plan import Study, announce, final_record, identified, missing_of, planned, rows_of, work_of
+from .engine import Engine, Outcome, make_failed, run_trial
+from .plan import (
+    Study,
+    announce,
+    check_precisions,
+    final_record,
+    identify_runs,
+    missing_of,
+    plan_runs,
+    rows_of,
+    work_of,
+)
 
 SPACE = 20_000  # bytes of disk that a record, its history and its log take
 REDRAW = 10  # seconds between two pictures of the state
@@ -45,7 +55,7 @@ def keep_record(config: Config, run: str, outcome: Outcome) -> str:
     """Sees to it that the record is on this disk, whole, and returns its status: what was done is never replaced."""
     content, history = outcome
     if content["status"] in FINAL and content["run"] != run:
-        content, history = failed(f"the worker's data or code gave run {content['run']}, not {run}")
+        content, history = make_failed(f"the worker's data or code gave run {content['run']}, not {run}")
     if there := final_record(config, run):
         return there["status"]
     with claim(config.folder / run, wait=content["status"] in FINAL) as mine:
@@ -109,7 +119,7 @@ class Interrupts:
                 signal.signal(number, handler)
 
 
-def received(
+def receive_outcomes(
     engine: Engine, interrupts: Interrupts, log: Callable[[str], None], tick: Callable[[], None]
 ) -> Iterator[tuple[str, Outcome]]:
     """Each run with its outcome as it ends, until the engine has ended; `tick` is called all the time.
@@ -145,7 +155,7 @@ def run_missing(
     try:
         with closing(SweepProgress(work, log)) as progress:
             shown = time.monotonic()
-            for run, outcome in received(engine, interrupts, log, lambda: progress.tick(engine.workers)):
+            for run, outcome in receive_outcomes(engine, interrupts, log, lambda: progress.tick(engine.workers)):
                 progress.add(run, keep_record(engine.missing[run], run, outcome))
                 if not progress.work or time.monotonic() - shown > REDRAW:
                     show()
@@ -156,7 +166,7 @@ def run_missing(
         engine.join(ENDING)
 
 
-def stopped(configs: dict[str, Config]) -> Stopped:
+def describe_stop(configs: dict[str, Config]) -> Stopped:
     """How far an interrupted sweep has come, in one line."""
     show_stopped_as_a_line()
     done = sum(bool(final_record(config, run)) for run, config in configs.items())
@@ -207,9 +217,11 @@ def sweep(
         try:
             check_functions(log=log, show=print if show is None else show)
             minutes, connect = checked_timeout(timeout), connection(scheduler, insecure, slots_per_gpu, workers)
-            configs |= identified(planned(study, scale, seeds, runs=runs, **overrides))
+            configs |= identify_runs(plan_runs(study, scale, seeds, runs=runs, **overrides))
             missing, folder = missing_of(configs), Config(runs=runs).folder
             work = work_of(missing)
+            if not scheduler:
+                check_precisions(missing.values())
             interrupts.raising = False
             check_space(folder, len(missing))
             for line in announce(study, scale, configs, missing, here=not scheduler):
@@ -220,4 +232,4 @@ def sweep(
             return rows_of(configs, folder)
         except KeyboardInterrupt:
             interrupts.raising = False
-            raise stopped(configs) from None
+            raise describe_stop(configs) from None

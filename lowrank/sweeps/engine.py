@@ -10,10 +10,10 @@ import faulthandler
 import io
 import os
 import pickle
+import secrets
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from csv import DictReader
@@ -25,9 +25,9 @@ from threading import Event, Thread
 from typing import Any
 
 from ..config import Config, InputError
-from ..files import claim, explain_errors, open_at_once
+from ..files import TOKEN, claim, explain_errors, open_at_once
 from ..formats import Format
-from ..formats.own import own_formats, register
+from ..formats.own import check_form, own_formats, register
 
 Outcome = tuple[dict[str, Any], list[dict[str, Any]]]  # a record and its history
 LOOK = 0.05  # seconds between two looks at what has ended
@@ -65,11 +65,11 @@ def attempt(
             return None
     with explain_errors(folder / "log.txt"), open(folder / "log.txt", "a", 1, opener=open_at_once) as log:
         try:
-            with time_limit(timeout, folder / f".timeout-{sweep}.tmp", log):
+            with time_limit(timeout, folder / f".timeout.{sweep}.tmp", log):
                 done = trial(log=lambda line: print(line, file=log), **parameters)
         except Exception as error:
             traceback.print_exc(file=log)
-            if poisoned():
+            if has_lost_gpu():
                 os._exit(1)  # nothing runs on this GPU in this process any more: Dask replaces the worker
             if isinstance(error, InputError) and isinstance(error.__cause__, OSError):
                 raise
@@ -108,7 +108,7 @@ def rows(table: Path) -> list[dict[str, Any]]:
         return list(DictReader(file))
 
 
-def poisoned() -> bool:
+def has_lost_gpu() -> bool:
     """Whether a CUDA error has left this process without a usable GPU."""
     torch = sys.modules.get("torch")
     try:
@@ -122,7 +122,7 @@ def poisoned() -> bool:
 # At the driver
 
 
-def failed(reason: str) -> Outcome:
+def make_failed(reason: str) -> Outcome:
     return {"status": "failed", "reason": reason}, []
 
 
@@ -145,10 +145,11 @@ def sent_formats(configs: Iterable[Config]) -> dict[str, Format]:
 
 
 def check_sending(decomp: str, form: Format) -> None:
+    """Raises InputError if what a worker would be sent is not to be read there, or is another format."""
     from cloudpickle import dumps
 
     try:
-        Elsewhere(io.BytesIO(dumps(form))).load()
+        check_form(decomp, Elsewhere(io.BytesIO(dumps(form))).load())
     except Exception as error:  # of the format's own, too
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"decomp={decomp!r}: it cannot be sent to a worker ({reason})") from error
@@ -195,11 +196,11 @@ class Engine(Thread):
         """
         from distributed import as_completed
 
-        sweep = f"trial-{uuid.uuid4().hex[:8]}"
+        sweep = secrets.token_hex(TOKEN)
         futures = as_completed(loop=client.loop, with_results=True, raise_errors=False)
 
         def submit(run: str, wait: bool) -> None:
-            parameters, key = asdict(self.missing[run]), (sweep, run, int(wait))
+            parameters, key = asdict(self.missing[run]), (f"trial-{sweep}", run, int(wait))
             asked = (self.trial, parameters, run, wait, self.timeout, sweep)
             futures.add(client.submit(attempt, *asked, key=key, priority=-int(wait), pure=False))
 
@@ -219,7 +220,7 @@ class Engine(Thread):
                         if outcome[0]["status"] == "done":
                             submit(each, wait=False)
                         else:
-                            yield each, failed(f"run {run}, which it starts from, is {outcome[0]['status']}")
+                            yield each, make_failed(f"run {run}, which it starts from, is {outcome[0]['status']}")
                 else:
                     submit(run, wait=True)
 
@@ -240,5 +241,7 @@ def outcome_of(future: Any, result: Any) -> Outcome | None:
     if future.status != "error":
         raise InputError(f"scheduler={future.client.scheduler.address!r} is gone; start again for what is missing")
     if isinstance(result[1], KilledWorker):
-        return failed("its worker died each time it was tried (killed, out of memory, a CUDA error): see its log.txt")
+        return make_failed(
+            "its worker died each time it was tried (killed, out of memory, a CUDA error): see its log.txt"
+        )
     raise result[1]

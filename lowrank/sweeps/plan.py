@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
@@ -46,7 +46,7 @@ def list_runs(study: Study, scale: str) -> list[Mapping[str, Any]]:
     return runs
 
 
-def planned(
+def plan_runs(
     study: Study, scale: str = "smoke", seeds: int = 0, dataset: str = "", **overrides: Any
 ) -> list[dict[str, Any]]:
     """The parameters of every run of a study, a named one at its scale.
@@ -67,7 +67,7 @@ def planned(
     runs = [{**run, "seed": seed} for run in runs for seed in ([run["seed"]] if "seed" in run else range(seeds or 1))]
     runs = [complete_start(run, overrides) for run in runs]
     starts = [run["start"] for run in runs if isinstance(run.get("start"), Mapping)]
-    return [*{tuple(sorted(start.items())): start for start in starts}.values(), *runs]
+    return [*{repr(sorted(start.items(), key=str)): start for start in starts}.values(), *runs]
 
 
 def complete_start(run: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def complete_start(run: dict[str, Any], overrides: Mapping[str, Any]) -> dict[st
 
 
 def configure(parameters: Mapping[str, Any], identify: Callable[[Config], str]) -> Config:
-    """The Config of a run as `planned` lists it; of a start that is given by parameters, `identify` says the id."""
+    """The Config of a run as `plan_runs` lists it; of a start that is given by parameters, `identify` says the id."""
     start = parameters.get("start")
     if not isinstance(start, Mapping):
         return Config.of(parameters)
@@ -100,7 +100,7 @@ def read_data(dataset: str) -> Data:
     return load_data(dataset)
 
 
-def identified(runs: list[dict[str, Any]]) -> dict[str, Config]:
+def identify_runs(runs: list[dict[str, Any]]) -> dict[str, Config]:
     """The Config of every run under its id; raises InputError, before anything runs, if one is not possible."""
     configs = [configure(parameters, lambda _: ANY_RUN) for parameters in runs]
     data = {dataset: read_data(dataset) for dataset in {config.dataset for config in configs}}
@@ -166,6 +166,12 @@ def count_multiply_adds(**form: Any) -> int:
         return count_network(config, build(config, classes=10))["multiply_adds"]
 
 
+def check_precisions(configs: Iterable[Config]) -> None:
+    """Raises InputError if this machine has not the precision of one of these runs."""
+    for precision in {config.precision for config in configs}:
+        resolved_precision(precision, best_device())
+
+
 def announce(
     study: Study, scale: str, configs: dict[str, Config], missing: dict[str, Config], here: bool
 ) -> Iterator[str]:
@@ -204,9 +210,9 @@ def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs
     [{'status': 'done', 'dims': 3}, {'status': 'remaining', 'dims': 4}]
     """
     rows = []
-    for run, config in identified(planned(study, scale, seeds, runs=runs, **overrides)).items():
+    for run, config in identify_runs(plan_runs(study, scale, seeds, runs=runs, **overrides)).items():
         found = record(config.folder, run) or {"status": "remaining"}
-        state = "running" if found["status"] not in FINAL and running(config.folder / run) else found["status"]
+        state = "running" if found["status"] not in FINAL and is_running(config.folder / run) else found["status"]
         log = str(config.folder / run / "log.txt") if state == "failed" else ""
         measured = {name: found.get(name) for name in ("test_accuracy", "reason")}
         rows.append({"run": run, "status": state} | asdict(config) | measured | {"log": log})
@@ -214,7 +220,7 @@ def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs
     return frame.drop(columns=[each.name for each in fields(Config) if frame[each.name].nunique() == 1])
 
 
-def running(folder: Path) -> bool:
+def is_running(folder: Path) -> bool:
     """Whether a process holds the claim of a run."""
     if not folder.is_dir():
         return False

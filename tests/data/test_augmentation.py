@@ -7,7 +7,7 @@ import pytest
 import torch
 from small import epoch
 
-from lowrank.data.augmentation import FULL, LIGHT, Augmentation, augmented, draws
+from lowrank.data.augmentation import FULL, LIGHT, Augmentation, augment_images, draws
 from lowrank.data.dataset import Data
 from lowrank.data.images import SIZE
 
@@ -33,7 +33,7 @@ def test_augmentation_equals_numpy(data, device, augmentation):
     images, fill = data.train_images.repeat(10, 1, 1, 1), torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1)
     drawn = draws(1000, augmentation, torch.Generator(device).manual_seed(7))
     generator = torch.Generator(device).manual_seed(7)
-    result = augmented(images.to(device), augmentation, generator, fill.to(device)).cpu()
+    result = augment_images(images.to(device), augmentation, generator, fill.to(device)).cpu()
     chances = zip(*(each.flatten().tolist() for each in drawn), strict=True)
     expected = [
         reference(image.numpy(), chance, augmentation, fill[0].numpy())

@@ -9,7 +9,7 @@ from small import epoch
 
 from lowrank.data import load
 from lowrank.data.augmentation import FULL
-from lowrank.data.dataset import Data, held_out
+from lowrank.data.dataset import Data, hold_out
 from lowrank.errors import InputError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -64,7 +64,7 @@ def test_an_epoch_on_a_gpu_never_waits_for_it():
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.25, 0.5])
 def test_validation_images_are_balanced_disjoint_and_always_the_same(share):
     data = load("digits")
-    first, second = held_out(data, share), held_out(data, share)
+    first, second = hold_out(data, share), hold_out(data, share)
     assert torch.equal(first.validation_images, second.validation_images)
     counts = torch.bincount(data.train_labels)
     assert torch.bincount(first.validation_labels).tolist() == [math.ceil(share * count) for count in counts.tolist()]
@@ -78,4 +78,4 @@ def test_validation_needs_a_class_with_two_images():
     chosen = [int((data.train_labels == label).nonzero()[0]) for label in range(10)]
     single = replace(data, train_images=data.train_images[chosen], train_labels=data.train_labels[chosen])
     with pytest.raises(InputError, match="validation=0.1: every class has a single training image"):
-        held_out(single, 0.1)
+        hold_out(single, 0.1)

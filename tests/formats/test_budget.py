@@ -68,7 +68,7 @@ def test_every_step_of_the_path_raises_one_rank_and_the_parameters(decomp, foldi
     sizes = [way.start, *way.parameters]
     assert all(before < after for before, after in pairwise(sizes))
     steps = data.draw(st.integers(0, min(len(way.steps), 2000)))
-    ranks = formats.walked(decomp, [folding], way.steps[:steps])[0]
+    ranks = formats.walk_path(decomp, [folding], way.steps[:steps])[0]
     assert Layout(decomp, folding, tuple(ranks)).parameters == sizes[steps]
 
 

@@ -8,7 +8,7 @@ import torch
 from small import fall, kinds
 from tensorly.decomposition import parafac, tensor_ring, tensor_train, tucker
 
-from lowrank.formats import FORMATS, Folding, Layout, fold, path, walked
+from lowrank.formats import FORMATS, Folding, Layout, fold, path, walk_path
 from lowrank.formats.fits import leading, widen
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -33,7 +33,7 @@ def repeat_products(dtype=torch.float32) -> torch.Tensor:
 def list_ranks(decomp: str, folding: Folding) -> list[tuple[int, ...]]:
     """From the smallest to the largest, and one step beyond."""
     steps = path(decomp, (folding,)).steps
-    ranks = [walked(decomp, (folding,), steps[: round(share * len(steps))])[0] for share in (0, 0.3, 1)]
+    ranks = [walk_path(decomp, (folding,), steps[: round(share * len(steps))])[0] for share in (0, 0.3, 1)]
     return [*map(tuple, ranks), tuple(rank + 1 for rank in ranks[-1])]
 
 
@@ -147,7 +147,7 @@ def test_errors_are_no_larger_than_tensorlys(dims, share, make):
     }
     for decomp, peer in peers.items():
         steps = path(decomp, (folding,)).steps
-        ranks = tuple(walked(decomp, (folding,), steps[: round(share * len(steps))])[0])
+        ranks = tuple(walk_path(decomp, (folding,), steps[: round(share * len(steps))])[0])
         if decomp == "ring":
             ranks = (2, min(3, folding.modes[0] // 2), *ranks[2:])
         theirs = ((peer(ranks).to_tensor() - tensor).norm() / tensor.norm()).item()

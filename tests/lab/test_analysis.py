@@ -11,7 +11,7 @@ import pytest
 import lowrank
 from lowrank.config import Config
 from lowrank.lab import analysis
-from lowrank.sweeps.plan import planned
+from lowrank.sweeps.plan import plan_runs
 from lowrank.sweeps.studies import STUDIES
 
 STUDY = "cp"  # of 4 settings with 2 seeds at the scale `smoke`
@@ -28,7 +28,7 @@ def made_up(run, **measured):
 
 
 def table_of(study=STUDY, scale="smoke", seeds=0, **measured):
-    return pd.DataFrame(made_up(run, **measured) for run in planned(study, scale, seeds))
+    return pd.DataFrame(made_up(run, **measured) for run in plan_runs(study, scale, seeds))
 
 
 def joined(*tables):
@@ -90,7 +90,7 @@ def test_older_records_without_a_fingerprint_count_by_their_revision():
 
 
 def test_another_precision_never_enters_by_accident():
-    open_one = pd.DataFrame(made_up(run) for run in planned(STUDY, "cpu"))
+    open_one = pd.DataFrame(made_up(run) for run in plan_runs(STUDY, "cpu"))
     half, full = (open_one.assign(precision=name) for name in ("bfloat16", "float32"))
     found = analysis.evidence(joined(half, full.iloc[:3]), STUDY)
     assert set(found.table.precision) == {"bfloat16"} and len(found.table) == len(half)
@@ -110,8 +110,8 @@ def test_a_diverged_run_is_not_missing_and_is_counted():
 
 
 def test_one_large_setting_does_not_hide_a_whole_smaller_scale_and_both_are_said():
-    cpu = pd.DataFrame(made_up(run, precision="bfloat16") for run in planned(STUDY, "cpu"))
-    gpu = pd.DataFrame(made_up(run) for run in planned(STUDY, "gpu")).iloc[:5]
+    cpu = pd.DataFrame(made_up(run, precision="bfloat16") for run in plan_runs(STUDY, "cpu"))
+    gpu = pd.DataFrame(made_up(run) for run in plan_runs(STUDY, "gpu")).iloc[:5]
     found = analysis.evidence(joined(cpu, gpu, table_of()), STUDY)
     assert found.scale == "cpu" and found.missing == 0
     assert {"the scale `gpu`": 5, "the scale `smoke`": 8}.items() <= found.others.items()

@@ -69,11 +69,11 @@ def shown_by(show, monkeypatch, **values):
     """What a function of explore shows at these values of its controls, without a browser."""
     shown = []
 
-    def controlled(show, **controls):
+    def show_controlled(show, **controls):
         shown.extend(show(**{name: start for name, (start, _) in controls.items()} | values))
         return {}
 
-    monkeypatch.setattr(explore, "controlled", controlled)
+    monkeypatch.setattr(explore, "show_controlled", show_controlled)
     show()
     return shown
 
@@ -101,11 +101,11 @@ def test_controls_that_say_nothing_are_greyed_out(published, monkeypatch):
         monkeypatch.setattr(module, "at_controls", lambda: True)
     monkeypatch.setattr(controls, "display", lambda *_, **__: SimpleNamespace(update=lambda _: None))
 
-    def controlled(show, **named):
-        made.update(controls.controlled(show, **named))
+    def show_controlled(show, **named):
+        made.update(controls.show_controlled(show, **named))
         return made
 
-    monkeypatch.setattr(explore, "controlled", controlled)
+    monkeypatch.setattr(explore, "show_controlled", show_controlled)
     explore.setting(published)
     for decomp, off in {"bottleneck": {"dims"}, "separable": {"dims", "size", "share"}, "tt": set()}.items():
         made["decomp"].value = decomp

@@ -22,7 +22,7 @@ from lowrank.lab import analysis, figures
 from lowrank.lab.settings import SETTING
 from lowrank.paths import ROOT
 from lowrank.records import collect
-from lowrank.sweeps.plan import configure, planned
+from lowrank.sweeps.plan import configure, plan_runs
 
 STUDIES = ["weight-decay", "overfitting", "tensor-train", "cp", "shoot-out", "then-and-now", "when-it-pays"]
 STUDIES += ["rank-placement", "null-control", "rates", "precision", "horizon", "original-2019", "compress"]
@@ -54,7 +54,7 @@ def described(start: dict | None) -> dict:
 def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for study in STUDIES:
-        for parameters in planned(study, "smoke"):
+        for parameters in plan_runs(study, "smoke"):
             config = configure(parameters, lambda start: start.run_id("pixels"))
             run = config.run_id("pixels")
             (folder / run).mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from papermill import PapermillExecutionError
 from trials import pixels, run_here, runs_of, sweep, sweep_elsewhere, trained
 
@@ -71,6 +72,12 @@ def test_a_run_that_can_have_no_network_is_named_before_the_first_trial(tmp_path
     with pytest.raises(InputError, match="^(budget=0.001: the smallest |decomp='mine'; allowed)"):
         sweep([*runs_of(0), {**runs_of(1)[0], **impossible}], runs=str(tmp_path), log=pytest.fail)
     assert not trained(tmp_path)
+
+
+def test_a_precision_that_is_not_here_is_refused_before_the_first_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "best_device", lambda: torch.device("cpu"))
+    with pytest.raises(InputError, match="^precision='float16' is hopelessly slow on a CPU; allowed here: "):
+        sweep([{**runs_of(0)[0], "precision": "float16"}], runs=str(tmp_path), log=pytest.fail)
 
 
 def test_a_sweep_says_that_a_precision_is_slow_here(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from lowrank.config import Config
 from lowrank.errors import InputError
 from lowrank.files import claim
 from lowrank.records import store
-from lowrank.sweeps.plan import identified, missing_of, planned, status
+from lowrank.sweeps.plan import identify_runs, missing_of, plan_runs, status
 from lowrank.sweeps.studies import grid
 
 
@@ -22,12 +22,12 @@ def test_status_knows_what_another_process_is_training(tmp_path):
 
 
 def test_a_run_that_names_its_seed_keeps_it():
-    runs = planned(grid(dims=[2]) + grid(dims=[3], seed=[7]), seeds=2)
+    runs = plan_runs(grid(dims=[2]) + grid(dims=[3], seed=[7]), seeds=2)
     assert [(run["dims"], run["seed"]) for run in runs] == [(2, 0), (2, 1), (3, 7)]
 
 
 def test_a_study_takes_seeds_and_overrides():
-    runs = planned("tensor-train", "smoke", seeds=3, width=4)
+    runs = plan_runs("tensor-train", "smoke", seeds=3, width=4)
     assert {run["seed"] for run in runs} == {0, 1, 2}
     assert {run["width"] for run in runs} == {4} and {run["decomp"] for run in runs} == {"tt"}
 
@@ -39,6 +39,8 @@ def test_a_study_takes_seeds_and_overrides():
         ({"study": "cp", "scale": "huge"}, "scale='huge'; allowed: smoke, cpu, gpu"),
         ({"study": "cp", "seeds": -1}, "seeds=-1; allowed"),
         ({"study": "cp", "seeds": 1.5}, "seeds=1.5; allowed"),
+        ({"study": [{"start": {"start": {"decomp": "dense"}}, "budget": 0.5}]}, "budget=0.0 with start="),
+        ({"study": [{"start": {"decomp": []}, "budget": 0.5}]}, "decomp=[] is of type list"),
         ({"study": "cp", "dimz": 3}, "dimz=3: there is no such parameter; did you mean dims?"),
         (
             {"study": "cp", "sheduler": "tls://a:1"},
@@ -48,31 +50,31 @@ def test_a_study_takes_seeds_and_overrides():
 )
 def test_what_cannot_be_planned_is_refused_by_name(arguments, message):
     with pytest.raises(InputError) as refusal:
-        planned(**arguments)
+        identify_runs(plan_runs(**arguments))
     assert str(refusal.value).startswith(message)
 
 
 @pytest.mark.parametrize("study", [torch.tensor(3), np.array(3), {}, [], [3], None, iter([])], ids=type)
 def test_what_is_no_study_is_refused(study):
     with pytest.raises(InputError, match="study=.*; allowed: shoot-out, .*or a list as lowrank.grid makes it"):
-        planned(study)
+        plan_runs(study)
 
 
 FROM = {"start": [{"decomp": "separable", "epochs": 9}], "budget": [0.1, 0.2], "dataset": ["digits"], "width": [8]}
 
 
 def test_a_start_given_by_parameters_stands_first_and_shares_what_is_not_of_the_form():
-    runs = planned(grid(**FROM, epochs=[2], recipe=["fast"]), seeds=2, momentum=0.8)
+    runs = plan_runs(grid(**FROM, epochs=[2], recipe=["fast"]), seeds=2, momentum=0.8)
     starts, rest = [run for run in runs if "start" not in run], [run for run in runs if "start" in run]
     assert runs == [*starts, *rest] and (len(starts), len(rest)) == (2, 4)
     shared = {"dataset": "digits", "width": 8, "recipe": "fast", "momentum": 0.8}
     assert starts[0] == shared | {"decomp": "separable", "epochs": 9, "seed": 0, "save_weights": True}
     assert [run["start"]["seed"] for run in rest] == [run["seed"] for run in rest]
-    assert {run["start"]["epochs"] for run in planned(grid(**FROM), epochs=1)[1:]} == {1}
+    assert {run["start"]["epochs"] for run in plan_runs(grid(**FROM), epochs=1)[1:]} == {1}
 
 
 def test_every_run_gets_the_id_of_the_run_that_it_starts_from():
-    configs = identified(planned(grid(**FROM, epochs=[2]), precision="float32"))
+    configs = identify_runs(plan_runs(grid(**FROM, epochs=[2]), precision="float32"))
     (parent, config), *children = configs.items()
     assert config.save_weights and not config.start and len(children) == 2
     assert {child.start for _, child in children} == {parent}
@@ -80,16 +82,16 @@ def test_every_run_gets_the_id_of_the_run_that_it_starts_from():
 
 def test_a_start_that_cannot_be_one_is_refused_before_any_run(tmp_path):
     with pytest.raises(InputError, match="its network is decomposed already"):
-        identified(planned(grid(**FROM | {"start": [{"decomp": "tt", "budget": 0.5}]})))
+        identify_runs(plan_runs(grid(**FROM | {"start": [{"decomp": "tt", "budget": 0.5}]})))
     with pytest.raises(InputError, match="width=8 with start="):
-        identified(planned(grid(**FROM | {"start": [{"decomp": "dense", "width": 4}]})))
-    named = identified(planned(grid(**FROM | {"start": ["0" * 12]}), precision="float32", runs=str(tmp_path)))
+        identify_runs(plan_runs(grid(**FROM | {"start": [{"decomp": "dense", "width": 4}]})))
+    named = identify_runs(plan_runs(grid(**FROM | {"start": ["0" * 12]}), precision="float32", runs=str(tmp_path)))
     with pytest.raises(InputError, match="start='000000000000': this run is not there in runs="):
         missing_of(named)
 
 
 def test_a_start_is_trained_again_only_for_its_weights_and_only_if_they_are_needed(tmp_path):
-    configs = identified(planned(grid(**FROM, epochs=[2]), precision="float32", runs=str(tmp_path)))
+    configs = identify_runs(plan_runs(grid(**FROM, epochs=[2]), precision="float32", runs=str(tmp_path)))
     parent, *children = configs
     assert list(missing_of(configs)) == [parent, *children]
     for run in (parent, children[0]):

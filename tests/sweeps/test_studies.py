@@ -13,7 +13,7 @@ from lowrank.errors import InputError
 from lowrank.formats import FORMATS, PLAIN, Layout, fold, solve
 from lowrank.network import pointwise_shapes
 from lowrank.surgery.allocation import list_foldings
-from lowrank.sweeps.plan import configure, planned
+from lowrank.sweeps.plan import configure, plan_runs
 from lowrank.sweeps.studies import COMPRESSED, FAULTS, SCALES, STUDIES, grid
 
 
@@ -37,14 +37,14 @@ def smallest(config, form):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_run_of_every_study_is_valid_and_different(study, scale):
-    ids = [configure(parameters, pixels).run_id("pixels") for parameters in planned(study, scale)]
+    ids = [configure(parameters, pixels).run_id("pixels") for parameters in plan_runs(study, scale)]
     assert len(ids) == len(set(ids)) > 1
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_setting_of_every_study_has_a_network_of_its_size(study, scale):
-    for parameters in planned(study, scale, seeds=1, dataset="digits"):
+    for parameters in plan_runs(study, scale, seeds=1, dataset="digits"):
         config = configure(parameters, pixels)
         if config.start:
             assert smallest(config, parameters["start"]["decomp"]) <= config.budget
@@ -88,7 +88,7 @@ def test_the_studies_together_cover_every_decomposition():
 
 
 def test_a_grid_is_every_combination_and_may_hold_its_own_seeds():
-    runs = planned(grid(dims=[2, 3], budget=[0.1, 0.2, 0.3], seed=[5]))
+    runs = plan_runs(grid(dims=[2, 3], budget=[0.1, 0.2, 0.3], seed=[5]))
     assert len({(run["dims"], run["budget"]) for run in runs}) == 6
     assert {run["seed"] for run in runs} == {5}
 
