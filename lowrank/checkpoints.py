@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
+import reprlib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from .config import Config
 from .files import explain_errors, open_regular, write
 from .optimiser import is_number, make_optimiser
+from .records import MEASURED, is_possible
 from .train import State
 
 SEAL = b"\nsha256 "  # stands between the content and its checksum
@@ -97,6 +100,12 @@ def is_like(value: Any, tensor: Tensor) -> bool:
     return plain and value.shape == tensor.shape
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether its numbers lie side by side, which a fused optimiser takes for granted."""
+    images = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return images or tensor.is_contiguous()
+
+
 # --- checkpoints
 
 
@@ -125,7 +134,7 @@ def read_state(path: Path, run: str, config: Config, network: nn.Module, device:
     if content.keys() != {"run", *(each.name for each in fields(State))}:
         raise Damaged("it is no checkpoint")
     if (found := content.pop("run")) != run:
-        raise Damaged(f"it is of run {found}")
+        raise Damaged(f"it is of run {reprlib.repr(found)}")
     state = State(**content)
     if not is_whole(state, config):
         raise Damaged("it holds something else than a network and a row for each of its epochs")
@@ -142,6 +151,7 @@ def is_whole(state: State, config: Config) -> bool:
         and tensors.keys() == {"network", "optimiser", "scaler"}
         and isinstance(tensors["scaler"], dict)
         and isinstance(rows, list)
+        and type(state.epochs) is int
         and len(rows) == state.epochs <= config.epochs
         and all(map(is_row, rows))
         and type(state.diverged) is bool
@@ -151,27 +161,39 @@ def is_whole(state: State, config: Config) -> bool:
 
 def is_row(row: Any) -> bool:
     """Whether it may be what the history holds of an epoch."""
-    named = isinstance(row, dict) and {"epoch", "seconds", "train_loss", "train_accuracy"} <= row.keys()
-    return named and all(type(value) in (int, float) for value in row.values())
+    least = {"epoch", "seconds", "train_loss", "train_accuracy"}
+    named = isinstance(row, dict) and least <= row.keys() <= MEASURED.keys() | least
+    numbers = named and all(type(value) in (int, float) for value in row.values())
+    return numbers and all(is_possible(name, value) for name, value in row.items() if math.isfinite(value))
 
 
 def check_optimiser(saved: Any, network: nn.Module, config: Config) -> None:
     """Raises Damaged if a state_dict is not one of the optimiser of this run; the code may have changed since then."""
     optimiser = make_optimiser(network, config)
     try:
-        groups = optimiser.state_dict()["param_groups"]
-        same = describe_groups(saved["param_groups"]) == describe_groups(groups)
+        groups = zip(saved["param_groups"], optimiser.state_dict()["param_groups"], strict=True)
+        same = all(is_same_group(one, other) for one, other in groups)
         optimiser.load_state_dict(saved)
-        held = [(each, like) for like, state in optimiser.state.items() for each in state.values() if each is not None]
+        held = [(each, like) for like, state in optimiser.state.items() for each in state.values()]
     except Exception as error:  # torch raises many kinds
         raise Damaged("its optimiser is another one than this code's") from error
-    if not same or not all(is_like(each, like) for each, like in held):  # torch would read what lies behind a tensor
+    if not same or not all(
+        is_like(each, like) and is_dense(each) for each, like in held
+    ):  # torch would read what lies behind a tensor
         raise Damaged("its optimiser is another one than this code's")
 
 
-def describe_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of parameters without their numbers; a learning rate may be a tensor."""
-    return [{name: float if is_number(value) else value for name, value in group.items()} for group in groups]
+def is_same_group(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two groups of parameters are one, but for the learning rate, which is set anew every step."""
+    return one.keys() == other.keys() and all(
+        is_number(one[name]) if name == "lr" else is_same(one[name], other[name]) for name in other
+    )
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values are equal; numbers nearly, as another machine rounds them otherwise."""
+    close = type(one) is float and math.isclose(one, other, rel_tol=1e-3)
+    return type(one) is type(other) and (close or one == other)
 
 
 def set_aside(path: Path) -> Path:

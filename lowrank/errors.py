@@ -83,8 +83,8 @@ def check_functions(**given: Any) -> None:
 def takes_one(function: Callable[..., Any]) -> bool:
     """Whether it can be called with one argument; of some functions in C nobody knows."""
     try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
+        signature = inspect.signature(function, follow_wrapped=False)
+    except Exception:  # of the function's own, too
         return True
     try:
         signature.bind(None)

@@ -69,7 +69,9 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     if config.start:
         check_start(config, data.fingerprint)
     with within_memory(config):
-        check_memory(config, data)
+        if not config.start:  # a network that was trained
+            images = min(config.batch_size, len(data.train_labels))
+            check_memory(config, count_parameters(config, len(data.classes)), images, device)
         net = decompose_start(config) if config.start else build(config, len(data.classes))
         with claim(config.folder / name, wait=False) as free:
             if free:
@@ -95,16 +97,16 @@ def too_large(config: Config) -> str:
     return f"{size}: there is not enough memory for such a network and so many images a step"
 
 
-def check_memory(config: Config, data: Data) -> None:
-    """Raises InputError if this device can never hold what is to be trained: some systems kill what takes too much."""
-    if config.start:  # a network that was trained
-        return
+def count_parameters(config: Config, classes: int) -> int:
     with torch.device("meta"):
-        parameters = sum(each.numel() for each in build(config, len(data.classes)).parameters())
-    images = min(config.batch_size, len(data.train_labels))
+        return sum(each.numel() for each in build(config, classes).parameters())
+
+
+def check_memory(config: Config, parameters: int, images: int, device: torch.device) -> None:
+    """Raises InputError if the device can never hold what is to be trained: some systems kill what takes too much."""
     # weights, gradients and momentum in float32, and what the first layer makes of the images, in half of that
     least = 3 * 4 * parameters + 2 * images * config.width * math.prod(IMAGE[1:])
-    if least > (total := total_memory(data.train_images.device)):
+    if least > (total := total_memory(device)):
         raise InputError(f"{too_large(config)}: at least {least / 1e9:.0f} GB, and there are {total / 1e9:.0f}")
 
 

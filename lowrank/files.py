@@ -100,10 +100,15 @@ def read_at_most(file: BinaryIO, size: int) -> bytes:
 def sweep_up(folder: Path, name: str = "*") -> None:
     """Removes what killed writers left under a `temporary_name`; the caller holds the folder's claim."""
     for leftover in folder.glob(f".{name}.{2 * TOKEN * '[0-9a-f]'}.tmp"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # --- locks

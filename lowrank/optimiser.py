@@ -123,8 +123,10 @@ def make_optimiser(network: nn.Module, config: Config) -> torch.optim.SGD:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number, which an optimiser takes as a tensor, too."""
-    scalar = value.dim() == 0 if isinstance(value, Tensor) else isinstance(value, Real)
-    return scalar and bool(abs(value) <= sys.float_info.max)
+    if isinstance(value, Tensor):
+        plain = value.dim() == 0 and value.layout is torch.strided and not value.is_meta
+        value = value.item() if plain else None
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def parameter_groups(

@@ -68,6 +68,7 @@ MEASURED = {
 }
 CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
 POSSIBLE = {each.name: each.metadata["test"] for each in fields(Config) if CONFIGURED[each.name] in (int, float)}
+POSSIBLE["epoch"] = lambda epoch: 0 <= epoch < 2**53 and epoch == int(epoch)
 TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
 UNSAID = {"code": "", "correct": "", "start_decomp": ""}  # by older records; the last by runs without a start
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
@@ -75,6 +76,7 @@ LARGEST = 2**24  # bytes of a record file that are read
 MOST = torch.finfo(torch.float32).max  # that a run can measure
 FIRST_YEAR, LAST_YEAR = 1970, 2261  # of `started`: pandas can tell no time after it
 COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
+BEGIN = ",".join(FIRST[:2]).encode()  # of the table
 
 
 class Record(dict):
@@ -192,19 +194,20 @@ def collect(runs: Path) -> None:
     with claim(runs):
         path = runs / "results.csv"
         sweep_up(runs, path.name)
+        if is_of_others(path):
+            raise InputError(f"{path}: it is no table of runs; move it away, or name another folder for them")
         rows = [{name: each[name] for name in each if name != "correct"} for each in records(runs)]
         content = as_csv(rows, COLUMNS)
-        there = path.read_bytes() if path.is_file() else b""
-        if is_of_others(there):
-            raise InputError(f"{path}: it is no table of runs; move it away, or name another folder for them")
-        if there != content:
+        if not path.exists() or path.stat().st_size != len(content) or path.read_bytes() != content:
             write(path, content)
 
 
-def is_of_others(table: bytes) -> bool:
-    """Whether a file is neither the table of runs nor what a power cut leaves of one: nothing, a part of it or NULs."""
-    begins = ",".join(FIRST[:2]).encode()
-    return bool(table.strip(b"\0")) and not table.startswith(begins) and not begins.startswith(table)
+def is_of_others(path: Path) -> bool:
+    """Whether something else is there than the table of runs or what a power cut leaves of it: nothing, or NULs."""
+    with suppress(OSError), open_regular(path) as file:
+        begin = file.read(len(BEGIN))
+        return bool(begin.strip(b"\0")) and not BEGIN.startswith(begin)
+    return os.path.lexists(path)
 
 
 def store(runs: Path, record: dict[str, Any], history: list[dict[str, Any]]) -> None:
@@ -252,7 +255,7 @@ def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.Da
             raise ValueError("it has too many columns")
         rows = pd.read_csv(io.BytesIO(content))
         for name, numbers in rows.astype(float).items():
-            if not all(map(partial(is_possible, name), numbers[numbers < math.inf])):  # one that diverges is infinite
+            if not all(map(partial(is_possible, name), numbers[numbers < math.inf])):  # infinite: one that diverges
                 raise ValueError(f"a number of {name} is out of range")
         rows["epoch"] = rows["epoch"].astype(int)
     except Exception as error:  # pandas raises many kinds
@@ -310,7 +313,7 @@ def results(runs: str | Path = "runs") -> Table:
     folder = runs_folder(runs)
     rows, table = records(folder), folder / "results.csv"
     with suppress(InputError, OSError):  # who may only read still gets the rows
-        if rows or table.is_file() and not is_of_others(table.read_bytes()):
+        if rows or table.exists() and not is_of_others(table):
             collect(folder)
     names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
     frame = Table(rows, columns=[name for name in names if name != "correct"])

@@ -82,8 +82,11 @@ def check_reading(kept: Mapping[str, Any]) -> None:
         raise Damaged("it holds no weights")
     if reading and not (
         reading.keys() == set(READING)
-        and all(is_like(reading[name], MOMENT) and reading[name].isfinite().all() for name in ("mean", "deviation"))
-        and bool((reading["deviation"] > 0).all())
+        and all(
+            is_like(reading[name], MOMENT) and reading[name].dtype is MOMENT.dtype for name in ("mean", "deviation")
+        )
+        and bool(reading["mean"].isfinite().all() and (reading["deviation"] > 0).all())
+        and bool(reading["deviation"].isfinite().all())
         and type(reading["mirror"]) is bool
         and reading["precision"] in PRECISIONS
     ):

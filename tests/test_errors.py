@@ -2,13 +2,23 @@
 
 import re
 import sys
+from functools import partial, wraps
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowrank.errors import LONGEST, InputError, Stopped, printable, refuse_unknown, show_stopped_as_a_line, whole_number
+from lowrank.errors import (
+    LONGEST,
+    InputError,
+    Stopped,
+    check_functions,
+    printable,
+    refuse_unknown,
+    show_stopped_as_a_line,
+    whole_number,
+)
 
 
 def test_a_notebook_shows_the_line_instead_of_a_traceback():
@@ -58,3 +68,26 @@ def test_a_name_that_there_is_not_is_answered_by_the_nearest_or_by_all():
         refuse_unknown({"dims": 3, "dimz": 3}, ["dims", "width"])
     with pytest.raises(InputError, match="^q=3: there is no such parameter; allowed are dims, width$"):
         refuse_unknown({"q": 3}, ["dims", "width"])
+
+
+def one(line, more=1):
+    """Takes one argument."""
+
+
+def two(line, more):
+    """Takes two."""
+
+
+GOOD = [print, one, [].append, partial(two, more=1), lambda *lines: None, wraps(two)(lambda line: None)]
+WRONG = [5, two, lambda: None, partial(two), lambda *, line=1: None, wraps(one)(lambda line, more: None)]
+
+
+@pytest.mark.parametrize("function", GOOD)
+def test_a_function_of_one_argument_is_taken(function):
+    check_functions(log=function)
+
+
+@pytest.mark.parametrize("function", WRONG)
+def test_what_cannot_be_called_with_one_argument_is_refused(function):
+    with pytest.raises(InputError, match="^log=.*; allowed: a function of one argument$"):
+        check_functions(log=function)

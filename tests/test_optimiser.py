@@ -1,5 +1,6 @@
 """Schedules, decays and rates of cores: gains are those of the Jacobian, a step in W is as long by every format."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -188,3 +189,16 @@ def test_a_layer_that_starts_at_zeros_learns(decomp):
 def test_wrong_groups_get_one_line(options, message):
     with pytest.raises(lowrank.InputError, match=message):
         lowrank.parameter_groups(nn.Linear(4, 4, bias=False), **options)
+
+
+@pytest.mark.parametrize(
+    "rate", [10**400, math.inf, math.nan, 1j, True, "0.1", *[torch.tensor(1.0).to(to) for to in ("meta", torch.cfloat)]]
+)
+def test_a_rate_that_is_no_number_is_one_line(rate):
+    with pytest.raises(lowrank.InputError, match="^learning_rate=.*; allowed: above 0, 0 or more$"):
+        lowrank.parameter_groups(nn.Linear(4, 4), rate)
+
+
+def test_a_lazy_layer_has_no_parameters_yet():
+    with pytest.raises(lowrank.InputError, match="^network: a layer of it is lazy"):
+        lowrank.parameter_groups(nn.LazyLinear(4), 0.1)

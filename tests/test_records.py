@@ -6,6 +6,7 @@ import random
 import time
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -83,6 +84,15 @@ def test_files_of_others_stay_as_they_are(tmp_path):
         store(tmp_path, row("a"), EPOCHS)
     assert results(tmp_path)["run"].tolist() == ["a"]
     assert table.read_text() == note.read_text() == "name,grade\nme,1\n"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: (path.touch(), os.truncate(path, 30 * 2**30))])
+def test_whatever_stands_in_the_place_of_the_table_costs_no_run(tmp_path, make):
+    make(tmp_path / "results.csv")
+    with warnings.catch_warnings(action="ignore"):
+        store(tmp_path, row("a"), EPOCHS)
+    assert results(tmp_path)["run"].tolist() == ["a"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00\x00", b'{"run": "a", "sta', b"[]", b'{"run": "b", "status": "done"}'])
@@ -233,6 +243,8 @@ HISTORIES = {
     "cut": lambda path: path.write_text("epoch,test_accuracy\n1,0.5\n2,0.5,7,8\n"),
     "words": lambda path: path.write_text("epoch,test_accuracy\n1,high\n"),
     "a huge number": lambda path: path.write_text("epoch,test_loss\n1,-1e308\n"),
+    "half an epoch": lambda path: path.write_text("epoch,seconds\n1.5,1\n"),
+    "an epoch beyond all": lambda path: path.write_text("epoch,seconds\n1e30,1\n"),
     "a share above 1": lambda path: path.write_text("epoch,validation_accuracy\n1,7\n"),
     "negative seconds": lambda path: path.write_text("epoch,seconds\n1,-7\n"),
     "text for seconds": lambda path: path.write_text("epoch,seconds\n1,<b>\n"),
@@ -259,10 +271,10 @@ def test_a_table_that_cannot_be_written_costs_no_run(tmp_path):
     path = tmp_path / "results.csv"
     path.unlink()
     path.mkdir()
-    with pytest.warns(UserWarning, match="results.csv: cannot be written.*the run is stored"):
+    with pytest.warns(UserWarning, match="results.csv: it is no table of runs; move it away.*the run is stored"):
         store(tmp_path, row("b"), EPOCHS)
     assert results(tmp_path)["run"].tolist() == ["a", "b"]
-    with pytest.raises(InputError, match="results.csv: cannot be written"):
+    with pytest.raises(InputError, match="results.csv: it is no table of runs"):
         collect(tmp_path)  # as a sweep does before it begins
     path.rmdir()
     results(tmp_path)

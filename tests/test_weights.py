@@ -49,7 +49,7 @@ def test_weights_that_do_not_say_how_to_normalise_and_what_is_no_image_are_refus
 
 OTHERS = {
     "mean": [5, "x", None, torch.zeros(3), torch.full((1, 3, 1, 1), torch.nan)],
-    "deviation": [torch.zeros(1, 3, 1, 1), torch.full((1, 3, 1, 1), torch.inf)],
+    "deviation": [torch.zeros(1, 3, 1, 1), torch.full((1, 3, 1, 1), torch.inf), torch.ones(1, 3, 1, 1) + 1j],
     "precision": ["bogus", 5, None, ["float32"]],
     "mirror": [torch.ones(2), None, 1],
     "classes": [-1, 0, 10**9, 2.0, None],

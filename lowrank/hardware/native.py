@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import shutil
 import stat
 import time
 from contextlib import suppress
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import claim, explain_errors, open_regular, sweep_up, temporary_name, write
+from ..files import claim, explain_errors, open_regular, remove, sweep_up, temporary_name, write
 from ..paths import cache_folder
 from .compiler import Missing, compile_sources, find_compiler, make_key
 
@@ -149,7 +148,7 @@ def make_library(compiler: list[str], folder: Path, key: str, deadline: float) -
     except FileNotFoundError:
         raise Missing(f"{compiler[0]} makes no library") from None
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
     for old in folder.glob(f"{key}-*.so"):
-        old.unlink()
+        remove(old)
     write(folder / f"{key}-{hashlib.sha256(content).hexdigest()}.so", content)

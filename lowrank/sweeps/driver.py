@@ -35,7 +35,7 @@ from .engine import Engine, Outcome, make_failed, run_trial
 from .plan import (
     Study,
     announce,
-    check_precisions,
+    check_machine,
     final_record,
     identify_runs,
     missing_of,
@@ -221,7 +221,7 @@ def sweep(
             missing, folder = missing_of(configs), Config(runs=runs).folder
             work = work_of(missing)
             if not scheduler:
-                check_precisions(missing.values())
+                check_machine(missing.values())
             interrupts.raising = False
             check_space(folder, len(missing))
             for line in announce(study, scale, configs, missing, here=not scheduler):

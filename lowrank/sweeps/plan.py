@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..config import Config, InputError
+from ..config import PLAIN, Config, InputError
 from ..data import Data, load_data
 from ..errors import refuse_unknown, whole_number
-from ..experiment import count_network, revision
+from ..experiment import check_memory, count_network, revision
 from ..files import claim
 from ..hardware import best_device, find_slowness, resolved_precision
 from ..network import build
@@ -74,6 +74,8 @@ def complete_start(run: dict[str, Any], overrides: Mapping[str, Any]) -> dict[st
     """A run whose `start` is given by parameters, with all of these: those not said are as in the run itself."""
     if not isinstance(run.get("start"), Mapping):
         return run
+    if run["start"].get("start") or run["start"].get("decomp") not in PLAIN:
+        raise InputError(f"start={run['start']!r}; allowed: the parameters of a {' or '.join(PLAIN)} run")
     shared = {name: value for name, value in run.items() if name not in (*FORM, "epochs")}
     replaced = {name: value for name, value in overrides.items() if name not in FORM}
     return run | {"start": shared | run["start"] | replaced | {"save_weights": True}}
@@ -150,26 +152,34 @@ def work_of(configs: dict[str, Config]) -> dict[str, float]:
 
 
 def multiply_adds(config: Config) -> int:
-    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
     try:
-        return count_multiply_adds(**{name: getattr(config, name) for name in names})
+        return count_form(config)["multiply_adds"]
     except InputError:
         if config.start:  # whose layers are larger, perhaps, and whose ranks follow the weights
             return 1
         raise
 
 
+def count_form(config: Config) -> dict[str, Any]:
+    """What `count_network` says of a run's network for ten classes."""
+    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
+    return count_cached(**{name: getattr(config, name) for name in names})
+
+
 @cache
-def count_multiply_adds(**form: Any) -> int:
+def count_cached(**form: Any) -> dict[str, Any]:
     config = Config.of(form)
     with torch.device("meta"):
-        return count_network(config, build(config, classes=10))["multiply_adds"]
+        return count_network(config, build(config, classes=10))
 
 
-def check_precisions(configs: Iterable[Config]) -> None:
-    """Raises InputError if this machine has not the precision of one of these runs."""
-    for precision in {config.precision for config in configs}:
-        resolved_precision(precision, best_device())
+def check_machine(configs: Iterable[Config]) -> None:
+    """Raises InputError if this machine has not the precision of one of these runs, or not the memory."""
+    device = best_device()
+    for config in configs:
+        resolved_precision(config.precision, device)
+        if not config.start:
+            check_memory(config, count_form(config)["parameters"], 1, device)
 
 
 def announce(

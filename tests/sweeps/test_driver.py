@@ -16,6 +16,7 @@ import torch
 from papermill import PapermillExecutionError
 from trials import pixels, run_here, runs_of, sweep, sweep_elsewhere, trained
 
+from lowrank import experiment
 from lowrank.errors import InputError
 from lowrank.paths import ROOT
 from lowrank.records import record
@@ -78,6 +79,12 @@ def test_a_precision_that_is_not_here_is_refused_before_the_first_trial(tmp_path
     monkeypatch.setattr(plan, "best_device", lambda: torch.device("cpu"))
     with pytest.raises(InputError, match="^precision='float16' is hopelessly slow on a CPU; allowed here: "):
         sweep([{**runs_of(0)[0], "precision": "float16"}], runs=str(tmp_path), log=pytest.fail)
+
+
+def test_a_network_beyond_the_memory_is_refused_before_the_first_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "total_memory", lambda device: 1e9)
+    with pytest.raises(InputError, match="^width=2000, batch_size=64: there is not enough memory"):
+        sweep([{**runs_of(0)[0], "width": 2000}], runs=str(tmp_path), log=pytest.fail)
 
 
 def test_a_sweep_says_that_a_precision_is_slow_here(tmp_path, monkeypatch):

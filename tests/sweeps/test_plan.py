@@ -39,8 +39,8 @@ def test_a_study_takes_seeds_and_overrides():
         ({"study": "cp", "scale": "huge"}, "scale='huge'; allowed: smoke, cpu, gpu"),
         ({"study": "cp", "seeds": -1}, "seeds=-1; allowed"),
         ({"study": "cp", "seeds": 1.5}, "seeds=1.5; allowed"),
-        ({"study": [{"start": {"start": {"decomp": "dense"}}, "budget": 0.5}]}, "budget=0.0 with start="),
-        ({"study": [{"start": {"decomp": []}, "budget": 0.5}]}, "decomp=[] is of type list"),
+        ({"study": [{"start": {"decomp": []}, "budget": 0.5}]}, "start={'decomp': []}; allowed: the parameters of a "),
+        ({"study": [{"start": {"decomp": "dense", "dims": []}, "budget": 0.5}]}, "dims=[] is of type list"),
         ({"study": "cp", "dimz": 3}, "dimz=3: there is no such parameter; did you mean dims?"),
         (
             {"study": "cp", "sheduler": "tls://a:1"},
@@ -81,8 +81,11 @@ def test_every_run_gets_the_id_of_the_run_that_it_starts_from():
 
 
 def test_a_start_that_cannot_be_one_is_refused_before_any_run(tmp_path):
-    with pytest.raises(InputError, match="its network is decomposed already"):
-        identify_runs(plan_runs(grid(**FROM | {"start": [{"decomp": "tt", "budget": 0.5}]})))
+    circle = {"decomp": "dense"}
+    circle["start"] = circle
+    for start in ({"decomp": "tt", "budget": 0.5}, {}, {"decomp": "dense", "start": {"decomp": "dense"}}, circle):
+        with pytest.raises(InputError, match="^start={.*}; allowed: the parameters of a dense or separable run"):
+            plan_runs(grid(**FROM | {"start": [start]}))
     with pytest.raises(InputError, match="width=8 with start="):
         identify_runs(plan_runs(grid(**FROM | {"start": [{"decomp": "dense", "width": 4}]})))
     named = identify_runs(plan_runs(grid(**FROM | {"start": ["0" * 12]}), precision="float32", runs=str(tmp_path)))
