@@ -164,7 +164,7 @@ def is_row(row: Any) -> bool:
     least = {"epoch", "seconds", "train_loss", "train_accuracy"}
     named = isinstance(row, dict) and least <= row.keys() <= MEASURED.keys() | least
     numbers = named and all(type(value) in (int, float) for value in row.values())
-    return numbers and all(is_possible(name, value) for name, value in row.items() if math.isfinite(value))
+    return numbers and all(is_possible(name, value) for name, value in row.items() if abs(value) < math.inf)
 
 
 def check_optimiser(saved: Any, network: nn.Module, config: Config) -> None:
@@ -177,9 +177,8 @@ def check_optimiser(saved: Any, network: nn.Module, config: Config) -> None:
         held = [(each, like) for like, state in optimiser.state.items() for each in state.values()]
     except Exception as error:  # torch raises many kinds
         raise Damaged("its optimiser is another one than this code's") from error
-    if not same or not all(
-        is_like(each, like) and is_dense(each) for each, like in held
-    ):  # torch would read what lies behind a tensor
+    # torch would read what lies behind a tensor that is smaller
+    if not same or not all(is_like(each, like) and is_dense(each) for each, like in held):
         raise Damaged("its optimiser is another one than this code's")
 
 

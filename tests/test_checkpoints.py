@@ -138,6 +138,7 @@ CONTENTS = {
     "epochs in a tensor": lambda path: with_state(path, epochs=torch.tensor([1, 1])),
     "epochs as a float": lambda path: with_state(path, epochs=1.0),
     "impossible seconds": lambda path: with_state(path, history=[state_of(path).history[0] | {"seconds": -1e300}]),
+    "a huge number": lambda path: with_state(path, history=[state_of(path).history[0] | {"seconds": 10**400}]),
     "a name too many": lambda path: with_state(path, history=[state_of(path).history[0] | {"\ud800": 1}]),
     "sparse momentum": lambda path: with_momentum(path, torch.Tensor.to_sparse),
     "momentum in words": lambda path: with_groups(path, momentum="x"),
