@@ -159,6 +159,7 @@ DAMAGE |= CONTENTS
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_checkpoint_that_is_none_is_named_and_set_aside_and_the_run_begins_anew(tmp_path, damage):
     checkpoint = stopped(tmp_path)

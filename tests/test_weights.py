@@ -56,6 +56,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_weights_with_other_contents_are_damaged(tmp_path):
     record = lowrank.run(log=lambda line: None, runs=str(tmp_path), precision="float32", **KEPT)
     path = tmp_path / record["run"] / "weights.pt"
