@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
+from .fields import MEASURED, is_of_epoch
 from .files import explain_errors, open_regular, write
 from .optimiser import is_number, make_optimiser
-from .records import MEASURED, is_possible
 from .train import State
 
 SEAL = b"\nsha256 "  # stands between the content and its checksum
@@ -164,7 +164,7 @@ def is_row(row: Any) -> bool:
     least = {"epoch", "seconds", "train_loss", "train_accuracy"}
     named = isinstance(row, dict) and least <= row.keys() <= MEASURED.keys() | least
     numbers = named and all(type(value) in (int, float) for value in row.values())
-    return numbers and all(is_possible(name, value) for name, value in row.items() if abs(value) < math.inf)
+    return numbers and all(is_of_epoch(name, value) for name, value in row.items())
 
 
 def check_optimiser(saved: Any, network: nn.Module, config: Config) -> None:

@@ -19,62 +19,28 @@ import io
 import json
 import math
 import os
-import reprlib
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
-from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from .config import ADDED, Config, InputError
 from .display import html_table
+from .fields import TYPES, check_fields, is_of_epoch
 from .files import claim, explain_errors, open_regular, read_at_most, sweep_up, write
 from .formats import uses_dims
 from .paths import runs_folder
 
 WEIGHTS = "weights.pt"  # beside the record of a run that keeps them, see weights.py
 FINAL = ("done", "diverged")  # a run with one of these is not trained again; one that failed is
-MEASURED = {
-    "parameters": int,
-    "pointwise_parameters": int,
-    "compression": float,
-    "multiply_adds": int,
-    "start_decomp": str,
-    "start_error": float,
-    "train_loss": float,
-    "train_accuracy": float,
-    "test_loss": float,
-    "test_accuracy": float,
-    "validation_loss": float,
-    "validation_accuracy": float,
-    "fit_loss": float,
-    "fit_accuracy": float,
-    "seconds": float,
-    "images_per_second": float,
-    "peak_memory": int,
-    "device": str,
-    "torch": str,
-    "revision": str,
-    "code": str,
-    "data": str,
-    "started": str,
-    "reason": str,
-}
-CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
-POSSIBLE = {each.name: each.metadata["test"] for each in fields(Config) if CONFIGURED[each.name] in (int, float)}
-POSSIBLE["epoch"] = lambda epoch: 0 <= epoch < 2**53 and epoch == int(epoch)
-TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
 UNSAID = {"code": "", "correct": "", "start_decomp": ""}  # by older records; the last by runs without a start
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
 LARGEST = 2**24  # bytes of a record file that are read
-MOST = torch.finfo(torch.float32).max  # that a run can measure
-FIRST_YEAR, LAST_YEAR = 1970, 2261  # of `started`: pandas can tell no time after it
 COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
 BEGIN = ",".join(FIRST[:2]).encode()  # of the table
 
@@ -109,30 +75,6 @@ def parse_record(path: str, inode: int, changed: int) -> dict[str, Any] | None:
 def warn_of(path: str, cause: str) -> None:
     line = " ".join(f"{path}: damaged record ignored, its run counts as missing ({cause})".split())
     warnings.warn(line, stacklevel=3)
-
-
-def check_fields(content: dict[str, Any]) -> None:
-    """Raises ValueError if a field of a record has not its type; a number that was not measured may be None."""
-    json.dumps(content, ensure_ascii=False).encode()  # fails for halves of characters, which no table can hold
-    for name, value in content.items():
-        kind = TYPES.get(name, type(value))
-        if value is None and name in MEASURED:
-            continue
-        fits = type(value) is kind or (kind is float and type(value) is int)
-        if not fits or (type(value) is int and value.bit_length() > 63):
-            raise ValueError(f"{name}={reprlib.repr(value)} is not {kind.__name__}")
-        if name in TYPES and kind in (int, float) and not is_possible(name, value):
-            raise ValueError(f"{name}={reprlib.repr(value)} is out of range")
-    if started := content.get("started"):
-        year = datetime.fromisoformat(started).year
-        if not FIRST_YEAR <= year <= LAST_YEAR:
-            raise ValueError(f"started={started}: no run was made in the year {year}")
-
-
-def is_possible(name: str, value: float) -> bool:
-    """Whether a run can have had this number, or measured it: none is negative or above what float32 holds."""
-    most = 1 if name.endswith("accuracy") else MOST
-    return POSSIBLE.get(name, lambda number: 0 <= number <= most)(value)
 
 
 def record(runs: Path, run: str) -> Record | None:
@@ -255,7 +197,7 @@ def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.Da
             raise ValueError("it has too many columns")
         rows = pd.read_csv(io.BytesIO(content))
         for name, numbers in rows.astype(float).items():
-            if not all(map(partial(is_possible, name), numbers[numbers < math.inf])):  # infinite: one that diverges
+            if not all(map(partial(is_of_epoch, name), numbers)):
                 raise ValueError(f"a number of {name} is out of range")
         rows["epoch"] = rows["epoch"].astype(int)
     except Exception as error:  # pandas raises many kinds

@@ -13,8 +13,9 @@ import pytest
 from small import EPOCHS, row
 
 from lowrank.errors import InputError
+from lowrank.fields import MEASURED, TYPES
 from lowrank.paths import ROOT
-from lowrank.records import COLUMNS, MEASURED, TYPES, collect, history, record, records, results, store
+from lowrank.records import COLUMNS, collect, history, record, records, results, store
 
 
 def store_many(runs, writer: int, count: int) -> None:
