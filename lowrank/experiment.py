@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import math
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +20,11 @@ from .checkpoints import resume, save_checkpoint
 from .config import Config, dataset_name
 from .data import Data, load_data
 from .data.dataset import hold_out
-from .errors import InputError, check_functions
+from .errors import check_functions
 from .files import claim
 from .fingerprint import code_fingerprint
-from .hardware import best_device, find_slowness, native, resolved_precision, total_memory
+from .hardware import best_device, find_slowness, native, resolved_precision
+from .memory import check_memory, within_memory
 from .network import IMAGE, build, pointwise_shapes, select_decomposable
 from .paths import CHECKOUT, ROOT
 from .progress import RunProgress
@@ -69,10 +69,7 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     if config.start:
         check_start(config, data.fingerprint)
     with within_memory(config):
-        if not config.start:  # a network that was trained
-            images = min(config.batch_size, len(data.train_labels))
-            check_memory(config, count_parameters(config, len(data.classes)), images, device)
-        net = decompose_start(config) if config.start else build(config, len(data.classes))
+        net = make_network(config, data)
         with claim(config.folder / name, wait=False) as free:
             if free:
                 return reuse_record(config, name, log) or train_and_store(config, net, data, name, log, watch)
@@ -81,33 +78,14 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
             return reuse_record(config, name, log) or train_and_store(config, net, data, name, log, watch)
 
 
-@contextmanager
-def within_memory(config: Config) -> Iterator[None]:
-    """Makes an InputError of what Python and torch raise if there is not enough memory."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        raise InputError(too_large(config)) from error
-
-
-def too_large(config: Config) -> str:
-    size = f"width={config.width}, batch_size={config.batch_size}"
-    return f"{size}: there is not enough memory for such a network and so many images a step"
-
-
-def count_parameters(config: Config, classes: int) -> int:
+def make_network(config: Config, data: Data) -> nn.Module:
+    """What a run begins with; raises InputError, before it is built, if no memory here can hold its training."""
+    if config.start:
+        return decompose_start(config)
     with torch.device("meta"):
-        return sum(each.numel() for each in build(config, classes).parameters())
-
-
-def check_memory(config: Config, parameters: int, images: int, device: torch.device) -> None:
-    """Raises InputError if the device can never hold what is to be trained: some systems kill what takes too much."""
-    # weights, gradients and momentum in float32, and what the first layer makes of the images, in half of that
-    least = 3 * 4 * parameters + 2 * images * config.width * math.prod(IMAGE[1:])
-    if least > (total := total_memory(device)):
-        raise InputError(f"{too_large(config)}: at least {least / 1e9:.0f} GB, and there are {total / 1e9:.0f}")
+        parameters = sum(each.numel() for each in build(config, len(data.classes)).parameters())
+    check_memory(config, parameters, min(config.batch_size, len(data.train_labels)), data.train_images.device)
+    return build(config, len(data.classes))
 
 
 def reuse_record(config: Config, name: str, log: Log) -> dict[str, Any] | None:

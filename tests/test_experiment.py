@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -17,12 +16,10 @@ import torch
 from small import SMALL, networks, run
 
 import lowrank
-from lowrank import experiment
 from lowrank.config import DECOMPS
 from lowrank.data import load
 from lowrank.errors import InputError
 from lowrank.hardware import precision
-from lowrank.paths import ROOT
 
 FASTEST = precision.resolved_precision("auto", torch.device("cpu"))  # bfloat16 crawls on some
 
@@ -76,17 +73,6 @@ def test_refusals_leave_nothing_behind(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-WITHIN = """
-import resource, sys, lowrank
-resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
-try:
-    lowrank.run(dataset="digits", decomp="separable", width=3000, precision="float32", runs=sys.argv[1])
-except lowrank.InputError as error:
-    print(error)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory cannot be limited so")
 @pytest.mark.parametrize("name", ["record.json", "history.csv", "weights.pt"])
 def test_a_folder_in_place_of_a_file_is_named_before_anything_is_trained(tmp_path, name):
     folder = tmp_path / run(tmp_path, save_weights=True)["run"]
@@ -95,21 +81,6 @@ def test_a_folder_in_place_of_a_file_is_named_before_anything_is_trained(tmp_pat
     with warnings.catch_warnings(action="ignore"), pytest.raises(InputError) as refusal:
         run(tmp_path, save_weights=True, watch=pytest.fail)
     assert str(refusal.value) == f"{folder / name}: it is a folder where the run writes a file; move it away"
-
-
-def test_a_network_that_no_memory_here_can_hold_is_refused_before_it_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "total_memory", lambda device: 2e9)
-    with pytest.raises(
-        InputError, match="^width=2000, batch_size=64: there is not enough memory .*: at least [0-9]+ GB"
-    ):
-        lowrank.run(dataset="digits", width=2000, epochs=1, runs=str(tmp_path), log=pytest.fail)
-
-
-def test_too_little_memory_is_one_line(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOWRANK_CACHE": str(tmp_path)}
-    command = [sys.executable, "-c", WITHIN, str(tmp_path / "runs")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.stdout.startswith("width=3000, batch_size=64: there is not enough memory"), done.stderr
 
 
 def test_the_cost_is_told_before_and_every_epoch_after(tmp_path):

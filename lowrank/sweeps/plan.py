@@ -14,9 +14,10 @@ import torch
 from ..config import PLAIN, Config, InputError
 from ..data import Data, load_data
 from ..errors import refuse_unknown, whole_number
-from ..experiment import check_memory, count_network, revision
+from ..experiment import count_network, revision
 from ..files import claim
 from ..hardware import best_device, find_slowness, resolved_precision
+from ..memory import check_memory
 from ..network import build
 from ..paths import relative
 from ..records import FINAL, WEIGHTS, record, results

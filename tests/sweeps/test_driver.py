@@ -16,7 +16,7 @@ import torch
 from papermill import PapermillExecutionError
 from trials import pixels, run_here, runs_of, sweep, sweep_elsewhere, trained
 
-from lowrank import experiment
+from lowrank import memory
 from lowrank.errors import InputError
 from lowrank.paths import ROOT
 from lowrank.records import record
@@ -82,7 +82,7 @@ def test_a_precision_that_is_not_here_is_refused_before_the_first_trial(tmp_path
 
 
 def test_a_network_beyond_the_memory_is_refused_before_the_first_trial(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "total_memory", lambda device: 1e9)
+    monkeypatch.setattr(memory, "total_memory", lambda device: 1e9)
     with pytest.raises(InputError, match="^width=2000, batch_size=64: there is not enough memory"):
         sweep([{**runs_of(0)[0], "width": 2000}], runs=str(tmp_path), log=pytest.fail)
 
