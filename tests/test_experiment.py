@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import sys
 import warnings
 from pathlib import Path
 
