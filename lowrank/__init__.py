@@ -6,7 +6,7 @@ from . import threads  # noqa: F401, first: before torch is imported
 from .config import Config, InputError
 from .formats import Format
 from .formats.own import register
-from .lazy import HOMES, MODULES, SHOWN, load_name
+from .lazy import HOMES, MODULES, SHOWN, interrupts_after_loading, load_name
 from .optimiser import parameter_groups
 from .surgery import assign, decompose, densify
 from .sweeps.studies import grid
@@ -21,7 +21,8 @@ def __getattr__(name: str) -> Any:
     """Loads what `import lowrank` leaves for later; see lazy.py."""
     if name not in HOMES and name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = load_name(name)
+    with interrupts_after_loading(name):
+        globals()[name] = value = load_name(name)
     return value
 
 

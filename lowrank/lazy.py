@@ -6,12 +6,16 @@ bring: `train` reads data sets, `sweep` trains many networks, `lab` is for noteb
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .errors import MissingPackage
+from .errors import MissingPackage, Stopped, show_stopped_as_a_line
 
 # Of each extra, by import name.
 PACKAGES = {"train": ("PIL", "sklearn", "torchvision"), "sweep": ("cloudpickle", "dask", "distributed", "tornado")}
@@ -49,3 +53,23 @@ def load_name(name: str) -> Any:
         extra = next((each for each, packages in PACKAGES.items() if package in packages), "lab")
         raise MissingPackage(name, package, extra) from None
     return getattr(home, name) if name in HOMES else home
+
+
+@contextmanager
+def interrupts_after_loading(name: str) -> Iterator[None]:
+    """Has Ctrl-C wait for what is loaded meanwhile: half of it could not be loaded a second time."""
+    handler, pressed = signal.getsignal(signal.SIGINT), []
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        try:
+            handler(signal.SIGINT, None)
+        except KeyboardInterrupt:
+            show_stopped_as_a_line()
+            raise Stopped(f"stopped: nothing was begun, lowrank.{name} was still being loaded") from None

@@ -92,3 +92,35 @@ def test_there_is_no_other_name():
     with pytest.raises(AttributeError, match="no attribute"):
         _ = lowrank.nothing
     assert lowrank.__version__
+
+
+INTERRUPTED = """
+import os, signal, sys
+import lowrank
+
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == "distributed" and presses:
+            os.kill(os.getpid(), presses.pop())
+
+presses = [signal.SIGINT]
+sys.meta_path.insert(0, Press())
+if len(sys.argv) > 1:
+    try:
+        lowrank.sweep
+    except KeyboardInterrupt as error:
+        print(error)
+    print(lowrank.sweep.__name__, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+else:
+    lowrank.sweep
+"""
+
+
+@pytest.mark.parametrize("caught", [False, True])
+def test_an_interrupt_while_a_name_is_loaded_is_one_line_and_the_name_is_there_the_next_time(caught):
+    command = [sys.executable, "-c", INTERRUPTED, *["caught"] * caught]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    line = "stopped: nothing was begun, lowrank.sweep was still being loaded"
+    told = (f"{line}\nsweep True\n", "") if caught else ("", f"{line}\n")
+    assert (done.stdout, done.stderr) == told
+    assert (done.returncode == 0) == caught
