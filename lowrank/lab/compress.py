@@ -25,6 +25,25 @@ def select_longest(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.epochs == longest]
 
 
+def choose_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs, but of networks that were trained on at several rates those at the best: see `tabulate_rates`."""
+    tried = select_longest(table)
+    means = tried.groupby([*TOLD_APART, "learning_rate"]).validation_accuracy.transform("mean").fillna(0)
+    best = means.groupby([tried[name] for name in TOLD_APART]).transform("max")
+    return table[~table["run"].isin(tried["run"][means < best])]
+
+
+def tabulate_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean accuracies by the rate of training on, of networks for which several were tried.
+
+    The rate with the best accuracy on the validation images, which no run was trained on, is taken.
+    """
+    tried = select_longest(table[table.start_decomp != ""])
+    rates = tried.groupby(TOLD_APART).learning_rate.transform("nunique")
+    means = tried[rates > 1].groupby([*TOLD_APART[:3], "learning_rate"])
+    return means[["validation_accuracy", "test_accuracy"]].mean()
+
+
 def find_others(groups: Groups, parameters: pd.Series) -> Iterator[tuple[tuple, str, tuple]]:
     """Each decomposed trained network, by its place in the groups, with what it is compared with and that one's."""
     places = groups.rows.index

@@ -58,6 +58,7 @@ COMPRESSED: dict[str, dict[str, list[Any]]] = {
     "cpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [6, 7, 9], "dense": [4, 5, 8]},
     "gpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [18, 23, 33], "dense": [14, 20, 32]},
 }
+SLOWER = {"smoke": [], "cpu": [0.1, 0.2], "gpu": []}  # rates of training on, beside that of all: chosen on validation
 
 # A bottleneck of rank channels // k holds 2 / k of the weights of a square layer: that is the budget of k.
 FRACTIONS = {"smoke": [2, 31], "cpu": [10, 31], "gpu": [2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 31]}
@@ -197,11 +198,14 @@ def compress(scale: str) -> list[dict[str, Any]]:
     at, whole = COMPRESSED[scale], SCALES[scale]["epochs"]
     recipe = {"recipe": "fast"} | ({"without": "flip at test"} if scale == "smoke" else {})
     sizes, long = grid(budget=at["budget"]), {"epochs": whole + max(at["epochs"])}
-    on = {form: grid(start=[{"decomp": form, "epochs": whole}], epochs=at["epochs"][::-1]) for form in PLAIN}
+    parent = {"epochs": whole, "learning_rate": SCALES[scale].get("learning_rate", 0.0)}
+    on = {form: grid(start=[{"decomp": form, **parent}], epochs=at["epochs"][::-1]) for form in PLAIN}
     few = each(best("bottleneck", "tt", "cp"), *sizes)
     narrow = [run for form in PLAIN for run in each(grid(decomp=[form], width=at[form]), long)]
     separable = each(each(best(*FORMS), *sizes), *on["separable"])
-    return each([*separable, *each(few, long), *narrow, *each(few, *on["dense"])], recipe)
+    slower = each([run for run in few if run["budget"] == 0.1], on["separable"][0])
+    slower = each(slower, *grid(learning_rate=SLOWER[scale]))
+    return each([*separable, *slower, *each(few, long), *narrow, *each(few, *on["dense"])], recipe)
 
 
 def original_2019(scale: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from lowrank.config import Config
 UNEQUAL_N = (3, 5, 4, 3)
 
 
-def samples(sizes=UNEQUAL_N, gap=0.01, sd=0.01, seed=1):
+def samples(sizes=UNEQUAL_N, gap=0.01, sd=0.01, seed=4):  # seeds 4 and 5 scatter alike in all settings
     rng = np.random.default_rng(seed)
     return [rng.normal(0.7 + gap * k, sd, n) for k, n in enumerate(sizes)]
 

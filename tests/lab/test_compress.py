@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowrank.lab.compress import against_others, average_parents, select_longest, tabulate_epochs
+from lowrank.lab.compress import (
+    against_others,
+    average_parents,
+    choose_rates,
+    select_longest,
+    tabulate_epochs,
+    tabulate_rates,
+)
 
 WOBBLE = np.array([-0.01, 0.0, 0.01])
 
@@ -73,3 +80,35 @@ def test_the_way_there_and_where_it_began():
 def test_without_comparisons_there_are_no_rows():
     started = TABLE[TABLE.start_decomp != ""]
     assert against_others(started).empty and against_others(TABLE[TABLE.start_decomp == ""]).empty
+
+
+def at_rate(rate, validation, *which):
+    """Runs at a rate, with an accuracy on the validation images; of several rates each is a run of its own."""
+    runs = pd.DataFrame(network(*which, start="separable", budget=0.1))
+    return runs.assign(learning_rate=rate, validation_accuracy=validation + WOBBLE, run=runs["run"] + f"@{rate}")
+
+
+def test_a_network_that_was_trained_on_at_several_rates_counts_at_the_best_on_validation_images():
+    tried = [at_rate(0.4, 0.70, "tt", 6, 0.76), at_rate(0.1, 0.72, "tt", 6, 0.73), at_rate(0.2, 0.71, "tt", 6, 0.74)]
+    whole = pd.concat(
+        [TABLE[TABLE.start_decomp == ""].assign(learning_rate=0.4, validation_accuracy=0.7), *tried,
+         at_rate(0.4, 0.5, "tt", 0, 0.1), at_rate(0.4, 0.6, "cp", 6, 0.74)],
+        ignore_index=True,
+    )  # fmt: skip
+    chosen = choose_rates(whole)
+    started = chosen[chosen.start_decomp != ""]
+    assert started.groupby(["decomp", "epochs"]).learning_rate.unique().map(list).to_dict() == {
+        ("cp", 6): [0.4], ("tt", 0): [0.4], ("tt", 6): [0.1],
+    }  # fmt: skip
+    assert len(chosen) == len(whole) - 6
+    assert against_others(chosen)["mean"].loc[("separable", "tt", 0.1, "from scratch")] == pytest.approx(0.03)
+    table = tabulate_rates(whole)
+    assert table.validation_accuracy.to_dict() == pytest.approx(
+        {("separable", "tt", 0.1, rate): accuracy for rate, accuracy in ((0.1, 0.72), (0.2, 0.71), (0.4, 0.7))}
+    )
+    assert tabulate_rates(chosen).empty
+
+
+def test_without_validation_images_there_is_one_rate_and_it_stays():
+    whole = TABLE.assign(learning_rate=0.1, validation_accuracy=np.nan)
+    assert choose_rates(whole).equals(whole) and tabulate_rates(whole).empty
