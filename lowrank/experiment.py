@@ -54,7 +54,7 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     is not possible.
 
     >>> record = lowrank.run(decomp="tt", dims=3, budget=0.5, dataset="digits", width=4, epochs=1)
-    run ... is already done: its record is returned, nothing is trained
+    run ...
     >>> record["parameters"], record["compression"]
     (3104, 0.5)
     """

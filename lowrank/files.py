@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from .errors import InputError
 
+CLAIM = ".claim"  # the file whose lock holds a folder; it stays
 TOKEN = 4  # random bytes in the name of a file that is being written
 
 try:
@@ -134,9 +135,9 @@ def lock(descriptor: int, wait: bool = True) -> bool:
 def claim(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Holds a folder for this process: True once it is held; without `wait` False if another holds it.
 
-    Makes the folder if there is none. The lock file stays: to remove it would let two processes hold two files.
+    Makes the folder if there is none. The file stays: to remove it would let two processes hold two files.
     """
-    file = folder / ".claim"
+    file = folder / CLAIM
     with explain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with explain_errors(file):

@@ -19,6 +19,7 @@ from .surgery.inventory import summary
 from .surgery.parts import is_named
 
 IMAGE = (3, 32, 32)
+SIZED_BY = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")  # parameters that decide the sizes
 MOST_CLASSES = 10**6
 LEFT = ("first", "*depthwise", "head")  # what no decomposition touches
 LOGIT_SCALE = 0.125  # cifar10-fast's: keeps the untrained network's predictions soft

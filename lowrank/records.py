@@ -29,17 +29,17 @@ from typing import Any
 
 import pandas as pd
 
-from .config import ADDED, Config, InputError
+from .config import ADDED, Config, InputError, unused_by
 from .display import html_table
 from .fields import TYPES, check_fields, is_of_epoch
 from .files import claim, explain_errors, open_regular, read_at_most, sweep_up, write
-from .formats import uses_dims
 from .paths import runs_folder
 
 WEIGHTS = "weights.pt"  # beside the record of a run that keeps them, see weights.py
 FINAL = ("done", "diverged")  # a run with one of these is not trained again; one that failed is
 UNSAID = {"code": "", "correct": "", "start_decomp": ""}  # by older records; the last by runs without a start
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
+SAID = ("reason", "log")  # of runs that failed
 LARGEST = 2**24  # bytes of a record file that are read
 COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
 BEGIN = ",".join(FIRST[:2]).encode()  # of the table
@@ -182,8 +182,7 @@ def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.Da
 
     Raises InputError if there is none, or it is no table of numbers.
 
-    >>> record = lowrank.results().iloc[0]
-    >>> lowrank.history("runs", record.run).columns.tolist()[:4]
+    >>> lowrank.history("runs", "4a736e9f65c3").columns.tolist()[:4]
     ['epoch', 'seconds', 'train_loss', 'train_accuracy']
     """
     run = name_run(run)
@@ -226,7 +225,7 @@ SHOWN_AS = (
 
 
 class Table(pd.DataFrame):
-    """A DataFrame of runs; a notebook shows its first columns and every other parameter that varies."""
+    """A DataFrame of runs; a notebook shows its first columns, every other parameter that varies and what failed."""
 
     @property
     def _constructor(self) -> type[Table]:
@@ -234,11 +233,14 @@ class Table(pd.DataFrame):
 
     def _repr_html_(self) -> str:
         parameters = {each.name for each in fields(Config)}
-        names = [name for name in self.columns if name in FIRST or (name in parameters and self[name].nunique() > 1)]
+        varied = {name for name in parameters & set(self.columns) if self[name].nunique() > 1}
+        said = {name for name in SAID if name in self and (self[name].notna() & (self[name] != "")).any()}
+        names = [name for name in self.columns if name in {*FIRST, *varied, *said}]
         rest = len(self.columns) - len(names)
         frame = pd.DataFrame(self[names])
-        if {"decomp", "dims"} <= set(names):
-            frame["dims"] = frame.dims.astype(object).mask(~frame.decomp.map(uses_dims), "")
+        for name in unused_by("dense") & set(names) if "decomp" in names else ():
+            unused = [name in unused_by(decomp) for decomp in frame.decomp]
+            frame[name] = frame[name].astype(object).mask(unused, "")
         shown = frame.to_html(formatters=SHOWN_AS, notebook=True, max_rows=pd.get_option("display.max_rows"))
         return shown + (f"<p>{len(self)} rows; {rest} more columns</p>" if rest else "")
 
@@ -249,8 +251,8 @@ def results(runs: str | Path = "runs") -> Table:
     Its columns are the id (`run`), the `status`, every parameter and what was measured; `started` is a UTC time. A
     number that was not measured, because the run failed or diverged, is NaN. `correct`, which is long, is left out.
 
-    >>> lowrank.results("runs")[["decomp", "dims", "parameters"]].to_dict("records")
-    [{'decomp': 'tt', 'dims': 3, 'parameters': 3104}]
+    >>> lowrank.results("runs").query("run == '4a736e9f65c3'")[["decomp", "width", "parameters"]].to_dict("records")
+    [{'decomp': 'separable', 'width': 16, 'parameters': 52288}]
     """
     folder = runs_folder(runs)
     rows, table = records(folder), folder / "results.csv"

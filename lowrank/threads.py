@@ -12,9 +12,9 @@ import os
 import sys
 import threading
 
-SETTLED = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
-LATE = "torch" in sys.modules and not SETTLED
-if not SETTLED:
+DECIDED = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+LATE = "torch" in sys.modules and not DECIDED
+if not DECIDED:
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 

@@ -19,7 +19,7 @@ from .data import Data
 from .data.dataset import check_device, standardise
 from .formats import Folding, Layout
 from .hardware import best_device
-from .network import MOST_CLASSES, build
+from .network import MOST_CLASSES, SIZED_BY, build
 from .paths import runs_folder
 from .records import WEIGHTS, name_run
 from .records import record as stored
@@ -45,23 +45,24 @@ def keep_weights(config: Config, run: str, net: nn.Module, data: Data) -> None:
 def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu") -> nn.Module:
     """The trained network of a run, ready to predict: [B, 3, 32, 32], normalised, -> [B, classes].
 
-    `run` is its id, its record or its row of `lowrank.results`. `lowrank.predict` takes the network and images as they
-    are. To normalise them yourself, (images - mean) / deviation, each [1, 3, 1, 1] and for bytes of 0 to 255: they are
-    `net.reading["mean"]` and `net.reading["deviation"]`; for the data of the run
+    `run` is its id, its record or its row of `lowrank.results`; `runs` is the folder of its record. `lowrank.predict`
+    takes the network and images as they are. To normalise them yourself, (images - mean) / deviation, each [1, 3, 1, 1]
+    and for bytes of 0 to 255: they are `net.reading["mean"]` and `net.reading["deviation"]`; for the data of the run
     `lowrank.data.load(dataset).normalise(images)` does it. If `net.reading["mirror"]`, the record's accuracy is that of
     an image and its mirror image, averaged.
 
     Raises InputError if it kept no weights, which `lowrank.run(save_weights=True, ...)` does, or they are damaged.
 
-    >>> record = lowrank.results().iloc[0]
-    >>> lowrank.load(record.run)
-    Network(first, layer1, residual1, layer2, layer3, residual3, head; 3,104 parameters)
+    >>> lowrank.load("4a736e9f65c3")
+    Network(first, layer1, residual1, layer2, layer3, residual3, head; 52,288 parameters)
     """
     run, folder = name_run(run), runs_folder(runs)
     device = check_device(device)
     path, record = folder / run / WEIGHTS, stored(folder, run)
-    if not record or not os.path.lexists(path):
-        raise InputError(f"run={run!r}: no weights in {str(runs)!r}; lowrank.run(..., save_weights=True) keeps them")
+    if not record:
+        raise InputError(f"run={run!r}: there is no such run in runs={str(runs)!r}")
+    if not os.path.lexists(path):
+        raise InputError(f"run={run!r}: it kept no weights; lowrank.run(..., save_weights=True) keeps them")
     try:
         kept = read_tensors(path, device, OLDER)
         check_reading(kept)
@@ -99,8 +100,7 @@ def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
     Raises Damaged if its layouts are not to be read, InputError if this process does not know its format.
     """
     if not record["start"]:
-        names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
-        return build(Config.of({name: record.get(name) for name in names}), kept["classes"])
+        return build(Config.of({name: record.get(name) for name in SIZED_BY}), kept["classes"])
     net = build(Config(decomp=record["start_decomp"], width=record["width"]), kept["classes"])
     try:
         layouts = {
@@ -125,10 +125,9 @@ def predict(run: Run | nn.Module, images: Tensor | np.ndarray, runs: str | Path 
 
     Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
 
-    >>> record, digits = lowrank.results().iloc[0], lowrank.data.load("digits")
-    >>> right = lowrank.predict(record.run, digits.test_images).argmax(1) == digits.test_labels
-    >>> f"{right.float().mean():.4f}" == f"{record.test_accuracy:.4f}"
-    True
+    >>> images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+    >>> lowrank.predict("4a736e9f65c3", images).shape
+    torch.Size([5, 10])
     """
     try:  # numpy's may be mirrored views, which torch does not take
         images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
@@ -143,8 +142,8 @@ def predict(run: Run | nn.Module, images: Tensor | np.ndarray, runs: str | Path 
     if reading.keys() != set(READING):
         given = "network" if net is run else f"run={name_run(run)!r}"
         raise InputError(f"{given} does not say how its images were normalised; allowed: lowrank.load's of a newer run")
-    device = next(net.parameters()).device
-    moments = reading["mean"].to(device), reading["deviation"].to(device)
-    parts = (standardise(some, *moments) for some in images.to(device).split(EVALUATION_BATCH))
+    like = next(net.parameters())
+    moments = reading["mean"].to(like.device), reading["deviation"].to(like.device)
+    parts = (standardise(some, *moments).to(like.dtype) for some in images.to(like.device).split(EVALUATION_BATCH))
     with evaluating(net):
         return torch.cat([compute_logits(net, x, reading["precision"], reading["mirror"]).cpu() for x in parts])

@@ -28,6 +28,10 @@ def test_predictions_are_right_for_the_very_images_that_the_record_says(tmp_path
     assert right.mean() == record["test_accuracy"]
     again = lowrank.predict(net.train(), data.test_images.numpy())
     assert torch.equal(again, logits) and net.training
+    torch.testing.assert_close(lowrank.predict(net.double(), data.test_images), logits, atol=0.1, rtol=0)
+    rough = lowrank.predict(net.bfloat16(), data.test_images)
+    assert rough.dtype == torch.float32 and (rough.argmax(1) == logits.argmax(1)).float().mean() > 0.9
+    net.float()
     dense = lowrank.predict(lowrank.densify(net), data.test_images)
     tolerance = 1e-4 if asked["precision"] == "float32" else 0.1
     torch.testing.assert_close(dense, logits, atol=tolerance, rtol=0)
@@ -77,7 +81,7 @@ def test_the_trained_network_comes_back(tmp_path):
     asked = SMALL | {"decomp": "tucker", "budget": 0.5, "width": 4, "precision": "float32", "runs": str(tmp_path)}
     lines = []
     first = lowrank.run(log=lines.append, **asked)
-    with pytest.raises(InputError, match=f"^run='{first['run']}': no weights"):
+    with pytest.raises(InputError, match=f"^run='{first['run']}': it kept no weights"):
         lowrank.load(first["run"], runs=tmp_path)
     record = lowrank.run(log=lines.append, save_weights=True, **asked)
     assert sum("its weights were not saved" in line for line in lines) == 1
@@ -93,8 +97,8 @@ def test_the_trained_network_comes_back(tmp_path):
     assert right == pytest.approx(record["test_accuracy"])
 
 
-def test_a_run_that_is_nowhere_has_no_weights(tmp_path):
-    with pytest.raises(InputError, match="^run='none': no weights"):
+def test_a_run_that_is_not_in_this_folder_is_refused_with_the_folder(tmp_path):
+    with pytest.raises(InputError, match=f"^run='none': there is no such run in runs='{tmp_path}'$"):
         lowrank.load("none", runs=tmp_path)
     with pytest.raises(InputError, match="run=None; allowed: the id of a run, or its record"):
         lowrank.load({"decomp": "tt"}, runs=tmp_path)

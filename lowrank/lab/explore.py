@@ -30,7 +30,7 @@ from ..weights import load
 from . import plots
 from .anatomy import draw_anatomy
 from .controls import at_controls, picture, show_controlled
-from .landscape import Landscape, LivePicture
+from .landscape import Landscape, LivePicture, count_classes
 
 OUTCOME = ["parameters", "compression", "multiply_adds", "test_accuracy", "train_accuracy", "seconds"]
 NO_RUNS = Markdown("*No run is recorded here yet: run all cells of [0-start-here](0-start-here.ipynb) first.*")
@@ -105,7 +105,7 @@ def setting(runs: str = "runs") -> LivePicture | None:
 
     def show(dataset: tuple[str, int], **asked: Any) -> list[Any]:
         landscape = draw_runs(dataset)
-        told, parameters = tell_setting(landscape, 100 if dataset[0] == "cifar100" else 10, **asked)
+        told, parameters = tell_setting(landscape, count_classes(alike.get(dataset)), **asked)
         if landscape is None:
             return [told, NO_RUNS]
         return [told, live.show(landscape, parameters) if live else landscape.still(parameters)]

@@ -12,11 +12,14 @@ from typing import Any
 
 import anywidget
 import pandas as pd
+import torch
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from traitlets import Bytes, Dict, List, Unicode
 
+from ..config import DECOMPS, Config
+from ..network import SIZED_BY, build
 from . import plots
 from .controls import png
 
@@ -24,7 +27,18 @@ RED = "#C1121F"  # of no decomposition
 DPI = 160  # sharp where a screen has more pixels than points
 
 
-# --- the places of runs
+# --- the runs
+
+
+def count_classes(table: pd.DataFrame | None) -> int:
+    """How many classes the images of these runs have, 10 if nobody knows: records do not say it, but their sizes do."""
+    if table is None or not (begun := table[(table.start == "") & table.decomp.isin(DECOMPS)]).size:
+        return 10
+    record = begun.iloc[0]  # one that starts from another has ranks that follow its weights
+    with torch.device("meta"):
+        net = build(Config.of({name: record[name] for name in SIZED_BY}), classes=1)
+    more, rest = divmod(record.parameters - sum(each.numel() for each in net.parameters()), 8 * record.width)
+    return 10 if rest or more < 0 else 1 + more
 
 
 def locate_runs(ax: Axes) -> dict[str, tuple[float, float]]:

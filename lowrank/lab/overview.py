@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import HTML
 from itables.widget import ITable
 
-from ..experiment import git
+from ..files import CLAIM
 from ..formats import uses_dims
-from ..paths import ROOT
+from ..paths import runs_folder
 from ..records import SHOWN_AS, results
 from .controls import at_controls
 
@@ -24,22 +23,18 @@ WORDS = {"search": "Filter:", "info": "_START_ to _END_ of _TOTAL_ runs", "lengt
 FIT = {"scrollX": True, "style": "font-size: 0.8em", "text_in_header_can_be_selected": False}  # a click sorts
 
 
-def published_runs(runs: str | Path) -> set[str]:
-    """The runs that came with the repository: those whose records git tracks; none outside of a repository."""
-    try:
-        return {Path(path).parent.name for path in git("ls-files", "--", str(ROOT / runs)).splitlines()}
-    except (OSError, subprocess.CalledProcessError):
-        return set()
+def list_claimed(runs: str | Path) -> set[str]:
+    """The runs that were trained for this folder: a claim lies beside their records, which the repository has not."""
+    return {path.parent.name for path in runs_folder(runs).glob(f"*/{CLAIM}")}
 
 
-def order_runs(table: pd.DataFrame, published: set[str]) -> pd.DataFrame:
+def order_runs(table: pd.DataFrame, yours: set[str]) -> pd.DataFrame:
     """One's own runs, the newest first, then the most accurate published one of each form, then all others.
 
     A column `whose` is added, which says to which of the three a run belongs.
     """
-    theirs = table["run"].isin(published)
-    own = table[~theirs].sort_values("started", ascending=False)
-    ranked = table[theirs].sort_values("test_accuracy", ascending=False)
+    own = table[table["run"].isin(yours)].sort_values("started", ascending=False)
+    ranked = table[~table["run"].isin(yours)].sort_values("test_accuracy", ascending=False)
     repeated = ranked.decomp.duplicated()
     parts = {YOURS: own, BEST: ranked[~repeated], "": ranked[repeated]}
     return pd.concat([part.assign(whose=whose) for whose, part in parts.items()], ignore_index=True)
@@ -62,7 +57,7 @@ def write_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 def show_runs(runs: str | Path = "runs") -> ITable | HTML:
     """The table of runs: in a live notebook all of them, to sort and to filter, elsewhere those that come first."""
-    table = order_runs(results(runs), published_runs(runs))
+    table = order_runs(results(runs), list_claimed(runs))
     frame = write_cells(table)
     if at_controls():
         return ITable(frame, showIndex=False, language=WORDS, order=[], lengthMenu=[10, 25, 100], **FIT)

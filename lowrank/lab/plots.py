@@ -43,6 +43,8 @@ SIZE_LABELS = {
     "step_ms": "milliseconds of a step of training",
 }
 OTHER_COLOURS = ("#7B3294", "#8C510A", "#A50026")  # of decompositions of a user's own, which are circles
+TENTHS = (1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
+STEPS = {2: TENTHS, 10: (1, 1.5, 2, 3, 5, 7), np.inf: (1, 2, 5)}  # ticks of an axis by how far it reaches, high / low
 APART = 0.011  # of the axis, between formats side by side around the mark of their budget
 PARTS = {"train": "bottleneck", "validation": "ring", "test": "tt"}  # of the images, with whose colour they are drawn
 FAINT = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
@@ -103,7 +105,7 @@ def accuracy_against_parameters(
         parts = [stand_by_marks(each[each[by] == key], marks, shift) for each in (runs, rows)]
         draw_group(ax, *parts, colour, f"{key}" if by == "decomp" else f"{key} modes", MARKERS.get(key, "o"))
     low, high = ax.get_xlim()
-    counted(ax.xaxis, **({"steps": (1, 2, 5)} if high > 10 * low else {}))
+    counted(ax.xaxis, next(steps for most, steps in STEPS.items() if high <= most * low))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(xlabel=SIZE_LABELS[size], ylabel="test accuracy")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -167,7 +169,7 @@ def colours(by: str, values: Iterable[Any]) -> dict[Any, Any]:
     return dict(zip(sorted(values), plt.get_cmap("viridis")(np.linspace(0, 0.8, len(values))), strict=True))
 
 
-def counted(axis: Any, steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
+def counted(axis: Any, steps: Sequence[float] = STEPS[10]) -> None:
     """Ticks of a logarithmic axis of counts: 10k, 15k, 20k, 30k."""
     axis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axis.set_major_formatter(EngFormatter(sep=""))

@@ -30,7 +30,7 @@ CONVOLUTION = nn.modules.conv._ConvNd
 LAYERS = (nn.Linear, CONVOLUTION, Decomposed)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LAZY = "lazy"
-SHOWN = 3  # names of layers that are left for one reason, before the rest are only counted
+NAMED = 3  # names of layers that are left for one reason, before the rest are only counted
 
 
 @dataclass(eq=False)
@@ -212,7 +212,7 @@ def name_parts(parts: Sequence[Part]) -> str:
     for part in parts:
         reasons.setdefault(part.reason, []).append(part.name or type(part.module).__name__)
     return "; ".join(
-        f"{', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''} ({reason})"
+        f"{', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''} ({reason})"
         for reason, names in reasons.items()
     )
 

@@ -18,16 +18,16 @@ from ..experiment import count_network, revision
 from ..files import claim
 from ..hardware import best_device, find_slowness, resolved_precision
 from ..memory import check_memory
-from ..network import build
+from ..network import SIZED_BY, build
 from ..paths import relative
-from ..records import FINAL, WEIGHTS, record, results
+from ..records import FINAL, WEIGHTS, Table, record, results
 from ..signatures import show_parameters
 from ..start import check_parent, check_start
 from .studies import SCALES, SEEDS, STUDIES, each
 
 Study = str | list[dict[str, Any]]  # a name from STUDIES, or a list as `grid` makes it
 MOST_SEEDS = 10_000
-NAMES = {"smoke": "smoke (a rehearsal: what small networks do on digits)"}
+NAMES = {"smoke": "smoke (a rehearsal: what small networks do)"}
 # What a run does not share with the one that it starts from, unless that is said.
 FORM = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "init", "start", "save_weights")
 ANY_RUN = "0" * 12  # stands for the id of a run that is not known yet
@@ -163,8 +163,7 @@ def multiply_adds(config: Config) -> int:
 
 def count_form(config: Config) -> dict[str, Any]:
     """What `count_network` says of a run's network for ten classes."""
-    names = ("decomp", "dims", "rank_scale", "budget", "rank_rule", "width")
-    return count_cached(**{name: getattr(config, name) for name in names})
+    return count_cached(**{name: getattr(config, name) for name in SIZED_BY})
 
 
 @cache
@@ -209,25 +208,27 @@ def rows_of(configs: dict[str, Config], folder: Path) -> pd.DataFrame:
 
 
 @show_parameters(Config, given=False)
-def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs", **overrides: Any) -> pd.DataFrame:
+def status(study: Study, scale: str = "smoke", seeds: int = 0, runs: str = "runs", **overrides: Any) -> Table:
     """One row a run of a study, stored or not: done, diverged, failed, running or remaining.
 
-    The parameters are those of `lowrank.sweep`. Columns: `run`, `status`, the parameters that vary, `test_accuracy`,
-    and of a failed run `reason` and `log`, the file of what it said. Raises InputError at a study or a parameter that
-    is not possible.
+    What is asked for is asked as of `lowrank.sweep`, without what says how to train it. Columns: `run`, `status`, the
+    parameters that vary, `test_accuracy`, and of a failed run `reason` and `log`, the file of what it said. Raises
+    InputError at a study or a parameter that is not possible.
 
     >>> study = lowrank.grid(decomp=["tt"], dims=[3, 4], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
-    >>> lowrank.status(study)[["status", "dims"]].to_dict("records")
-    [{'status': 'done', 'dims': 3}, {'status': 'remaining', 'dims': 4}]
+    >>> lowrank.status(study)[["status", "dims"]]
+            status  dims
+    0         done     3
+    1    remaining     4
     """
     rows = []
     for run, config in identify_runs(plan_runs(study, scale, seeds, runs=runs, **overrides)).items():
         found = record(config.folder, run) or {"status": "remaining"}
         state = "running" if found["status"] not in FINAL and is_running(config.folder / run) else found["status"]
-        log = str(config.folder / run / "log.txt") if state == "failed" else ""
+        log = str(relative(config.folder / run / "log.txt")) if state == "failed" else ""
         measured = {name: found.get(name) for name in ("test_accuracy", "reason")}
         rows.append({"run": run, "status": state} | asdict(config) | measured | {"log": log})
-    frame = pd.DataFrame(rows)
+    frame = Table(rows)
     return frame.drop(columns=[each.name for each in fields(Config) if frame[each.name].nunique() == 1])
 
 

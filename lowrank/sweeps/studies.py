@@ -34,7 +34,6 @@ SCALES: dict[str, dict[str, Any]] = {
         "epochs": 6,
         "batch_size": 32,
         "learning_rate": 0.1,
-        "augment": False,  # a mirrored digit is another sign
         "precision": "float32",
     },
     "cpu": {"dataset": "cifar10", "width": 16, "epochs": 24, "batch_size": 512, "recipe": "fast", "validation": 0.1},
@@ -44,7 +43,7 @@ MOST_RUNS = 1_000_000  # of a grid
 SEEDS = {"smoke": 2, "cpu": 3, "gpu": 5}
 DIMS = {"smoke": [2, 3], "cpu": [2, 3, 4, 6], "gpu": [2, 3, 4, 5, 6, 7, 8, 9]}
 BUDGETS = {"smoke": [0.1, 0.5], "cpu": [0.05, 0.1, 0.25], "gpu": [0.02, 0.05, 0.1, 0.2, 0.4, 0.7]}
-PRECISIONS = {"smoke": ["float32"], "cpu": ["float32", "bfloat16"], "gpu": ["float32", "bfloat16", "float16"]}
+HALF_OR_FULL = {"smoke": ["float32"], "cpu": ["float32", "bfloat16"], "gpu": ["float32", "bfloat16", "float16"]}
 FORMS = ["bottleneck", "tt", "tucker", "tucker_tt", "cp", "ring"]
 MODES = {"tt": 4, "tucker": 3, "tucker_tt": 3, "cp": 4, "ring": 3}  # the best of each, by runs of 2 epochs
 RULES = ["useful", "root", "uniform"]
@@ -128,7 +127,7 @@ def baselines(scale: str) -> list[dict[str, Any]]:
 def precision(scale: str) -> list[dict[str, Any]]:
     """Half against full precision (bfloat16 crawls if a processor does not know it)."""
     forms = [*grid(decomp=["separable"]), *each(best("cp"), {"budget": 0.1})]
-    return each(forms, *grid(precision=PRECISIONS[scale], seed=range(4)))
+    return each(forms, *grid(precision=HALF_OR_FULL[scale], seed=range(4)))
 
 
 def rates(scale: str) -> list[dict[str, Any]]:

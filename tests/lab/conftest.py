@@ -1,12 +1,14 @@
 """The records that came with the repository, and those of runs that never were."""
 
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from samples import runs
 
-from lowrank.lab import overview
+from lowrank.experiment import git
+from lowrank.files import CLAIM
 from lowrank.paths import ROOT
 
 
@@ -14,8 +16,8 @@ from lowrank.paths import ROOT
 def published(tmp_path_factory) -> str:
     """A folder with the runs that came with the repository, without those of whoever works in it."""
     folder = tmp_path_factory.mktemp("published")
-    for run in overview.published_runs("runs") - {"runs"}:  # .gitkeep
-        shutil.copytree(ROOT / "runs" / run, folder / run)
+    for record in git("ls-files", "--", "runs/*/record.json").splitlines():
+        shutil.copytree(ROOT / Path(record).parent, folder / Path(record).parent.name, ignore=lambda *_: [CLAIM])
     return str(folder)
 
 

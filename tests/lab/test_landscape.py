@@ -1,15 +1,18 @@
 """The picture of runs that answers the mouse: every run, and a setting, lie where they are drawn."""
 
 import io
+from dataclasses import asdict
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 
 import lowrank
-from lowrank.formats import PLAIN
+from lowrank.config import PLAIN, Config
 from lowrank.lab import explore
-from lowrank.lab.landscape import Landscape, LivePicture
+from lowrank.lab.landscape import Landscape, LivePicture, count_classes
+from lowrank.network import build
 
 
 def test_every_published_run_is_found_where_its_form_draws_it(published):
@@ -55,3 +58,18 @@ def test_the_live_picture_holds_the_runs_and_the_line_while_it_lies_among_them(l
     assert live.picture == landscape.png and {dot["text"] for dot in live.dots} == {"dense", "separable", "tt", "cp"}
     assert live.show(landscape, None).line == {}
     assert live._repr_mimebundle_()[0]["image/png"] == landscape.png
+
+
+@pytest.mark.parametrize("classes", [1, 3, 10, 100])
+@pytest.mark.parametrize("form", [{"decomp": "dense"}, {"decomp": "tt", "dims": 4, "budget": 0.3}, {"decomp": "cp"}])
+def test_the_size_of_a_run_says_how_many_classes_its_images_have(classes, form):
+    config = Config.of(form | {"width": 4})
+    size = sum(each.numel() for each in build(config, classes).parameters())
+    table = pd.DataFrame([asdict(config) | {"parameters": size}])
+    assert count_classes(table) == classes
+
+
+def test_where_no_run_says_it_there_are_ten_classes():
+    config = Config(decomp="tt", budget=0.3, width=4)
+    odd = pd.DataFrame([asdict(config) | {"parameters": 12_345}])
+    assert [count_classes(table) for table in (None, odd[:0], odd, odd.assign(start="a" * 12))] == [10] * 4

@@ -180,3 +180,12 @@ def test_the_size_notebook_answers_with_computed_numbers(execute, tmp_path):
     assert "width 16 keeps between" in answer and f"{weights:,} pointwise weights" in answer
     assert sum("image/png" in each.get("data", {}) for each in outputs) == 2
     assert all(each["output_type"] != "stream" for each in outputs)
+
+
+@pytest.mark.parametrize("most", [1.2, 1.9, 3, 9, 30, 300])
+def test_the_axis_of_sizes_bears_several_numbers_whatever_its_length(most):
+    few, many = (runs([0.5], size, decomp="tt", budget=size / 10**7) for size in (10_300, round(10_300 * most)))
+    ax = plots.accuracy_against_parameters(pd.concat([few, many]))
+    low, high = ax.get_xlim()
+    shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
+    assert 2 <= len(shown) <= 12

@@ -1,10 +1,13 @@
 """A study as runs: which there are, from which others they start, and which of them are to be trained."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from trials import runs_of
 
+from lowrank import paths
 from lowrank.config import Config
 from lowrank.errors import InputError
 from lowrank.files import claim
@@ -105,3 +108,31 @@ def test_a_start_is_trained_again_only_for_its_weights_and_only_if_they_are_need
     store(tmp_path, {"run": children[1], "status": "done"}, [])
     (tmp_path / parent / "weights.pt").unlink()
     assert not missing_of(configs)
+
+
+@pytest.mark.usefixtures("data_without_loading")
+def test_status_shows_what_a_form_uses_and_where_a_failed_run_left_its_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    forms = [
+        {"decomp": "separable"},
+        {"decomp": "bottleneck", "budget": 0.25},
+        {"decomp": "tt", "dims": 4, "budget": 0.75},
+    ]
+    runs = [runs_of(0)[0] | form for form in forms]
+    failed = next(iter(identify_runs(plan_runs(runs, runs="mine"))))
+    store(tmp_path / "mine", {"run": failed, "status": "failed", "reason": "no <room>"}, [])
+    table = status(runs, runs="mine")
+    assert table["log"].tolist() == [f"mine/{failed}/log.txt", "", ""]
+    head, *rows = table._repr_html_().split("</tr>")[:-1]
+    names = re.findall("<th>(.*?)</th>", head)
+    cells = [dict(zip(names, re.findall("<t[hd]>(.*?)</t[hd]>", row), strict=True)) for row in rows]
+    assert [cell["dims"] for cell in cells] == ["", "", "4"]
+    assert [cell["budget"] for cell in cells] == ["", "0.25", "0.75"]
+    assert cells[0]["rank_rule"] == "" and cells[0]["reason"] == "no &lt;room&gt;"
+    assert table["dims"].tolist() == [3, 3, 4]  # to count with
+
+
+@pytest.mark.parametrize(("dataset", "augmented"), [("", False), ("digits", False), ("cifar10", True)])
+def test_a_rehearsal_augments_what_may_be_mirrored(dataset, augmented):
+    [*runs] = plan_runs("null-control", "smoke", dataset=dataset)
+    assert {Config.of(run).fitted(1000).augment for run in runs} == {augmented}
