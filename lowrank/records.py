@@ -92,6 +92,12 @@ def record(runs: Path, run: str) -> Record | None:
     return content and Record(ADDED | UNSAID | content)
 
 
+def check_says(found: Mapping[str, Any], runs: Path, names: Iterable[str]) -> None:
+    """Raises InputError, which names the file, if a record does not say all of this."""
+    if lacking := [name for name in names if name not in found]:
+        raise InputError(f"{runs / found['run'] / 'record.json'}: it does not say {', '.join(lacking)}")
+
+
 def records(runs: Path) -> list[Record]:
     """All readable records, the oldest first."""
     names = [entry.name for entry in os.scandir(runs) if is_folder(entry)] if runs.is_dir() else []

@@ -5,6 +5,7 @@ Its budget is spent where the error of the approximation falls most: see surgery
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import nn
 
 from .config import PLAIN, Config, InputError, dataset_name
 from .layers import Decomposed
-from .network import is_left, select_decomposable
-from .records import WEIGHTS
+from .network import SIZED_BY, is_left, select_decomposable
+from .records import WEIGHTS, check_says
 from .records import record as stored
 from .surgery import decompose
 from .surgery.inventory import summary
@@ -30,14 +31,20 @@ def check_start(config: Config, data: str) -> None:
     if not found or found["status"] != "done":
         state = f"is {found['status']}" if found else "is not there"
         raise InputError(f"{said}: this run {state} in runs={config.runs!r}; allowed: one that is done")
+    check_says(found, config.folder, [*SIZED_BY, "validation", "dataset", "data"])
     check_parent(config, found)
     if found["data"] != data:
         raise InputError(
             f"dataset={dataset_name(config.dataset)!r} ({data}): {said} was trained on {found['dataset']} "
             f"({found['data']}); allowed: the same images"
         )
-    if not (config.folder / config.start / WEIGHTS).is_file():
+    weights = config.folder / config.start / WEIGHTS
+    if not os.path.lexists(weights):
         raise InputError(f"{said}: this run kept no weights; lowrank.run(..., save_weights=True) keeps them")
+    if not weights.is_file():
+        raise InputError(
+            f"{said}: {weights} is no file; without it lowrank.run(..., save_weights=True) keeps them anew"
+        )
 
 
 def check_parent(config: Config, parent: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from .formats import Folding, Layout
 from .hardware import best_device
 from .network import MOST_CLASSES, SIZED_BY, build
 from .paths import runs_folder
-from .records import WEIGHTS, name_run
+from .records import WEIGHTS, check_says, name_run
 from .records import record as stored
 from .surgery.parts import evaluating
 from .surgery.replace import hold_layers, layouts_of
@@ -63,6 +63,7 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
         raise InputError(f"run={run!r}: there is no such run in runs={str(runs)!r}")
     if not os.path.lexists(path):
         raise InputError(f"run={run!r}: it kept no weights; lowrank.run(..., save_weights=True) keeps them")
+    check_says(record, folder, SIZED_BY)
     try:
         kept = read_tensors(path, device, OLDER)
         check_reading(kept)
@@ -100,7 +101,7 @@ def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
     Raises Damaged if its layouts are not to be read, InputError if this process does not know its format.
     """
     if not record["start"]:
-        return build(Config.of({name: record.get(name) for name in SIZED_BY}), kept["classes"])
+        return build(Config.of({name: record[name] for name in SIZED_BY}), kept["classes"])
     net = build(Config(decomp=record["start_decomp"], width=record["width"]), kept["classes"])
     try:
         layouts = {

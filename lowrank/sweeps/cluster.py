@@ -26,6 +26,8 @@ from ..errors import InputError, whole_number
 
 WORKER = Path(__file__).with_name("worker.py")
 MOST_WORKERS = 1000  # on one machine
+TLS = [f"DASK_DISTRIBUTED__COMM__TLS__{part}" for part in ("CA_FILE", "CLIENT__KEY", "CLIENT__CERT")]
+SWEPT: set[int] = set()  # the processes, of this one and those that it was forked from, that have swept
 RESTART = 2  # seconds between two starts in the same place: what dies at once shall not keep the machine busy
 
 
@@ -48,6 +50,25 @@ def check_scheduler(scheduler: Any, insecure: bool) -> None:
     if scheme == "tcp" and not here and not insecure:
         raise InputError(
             f"scheduler={scheduler!r}: tcp lets whoever reaches that host run code; allowed: tls://, or insecure=True"
+        )
+    if scheme == "tls" and not has_certificate():
+        raise InputError(f"scheduler={scheduler!r}: tls needs {', '.join(TLS)}; the README makes them")
+
+
+def has_certificate() -> bool:
+    """Whether Dask was told the key and the certificates of a client."""
+    from distributed import Security
+
+    return bool(Security().get_connection_args("client").get("ssl_context"))
+
+
+def check_process() -> None:
+    """Raises InputError in a process that was forked from one that has swept: Dask's threads are not in it."""
+    SWEPT.add(os.getpid())
+    if len(SWEPT) > 1:
+        raise InputError(
+            "a sweep cannot run in a process that was forked from one that has swept: its threads are not there; "
+            "allowed: multiprocessing's spawn"
         )
 
 
@@ -126,7 +147,11 @@ def connected(scheduler: Any, places: list[dict[str, str]]) -> Iterator[tuple[An
     from distributed import Client, Scheduler, SpecCluster
 
     if scheduler:
-        with Client(scheduler, set_as_default=False) as client:
+        try:
+            client = Client(scheduler, set_as_default=False)
+        except OSError as error:
+            raise InputError(f"scheduler={scheduler!r}: there is no answer ({error})") from error
+        with client:
             yield client, lambda: None
         return
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # for good: some is said when the cluster has ended

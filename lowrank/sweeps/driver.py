@@ -30,7 +30,7 @@ from ..files import claim
 from ..progress import SweepProgress, in_notebook
 from ..records import FINAL, collect, store
 from ..signatures import show_parameters
-from .cluster import check_scheduler, connected, slots
+from .cluster import check_process, check_scheduler, connected, slots
 from .engine import Engine, Outcome, make_failed, run_trial
 from .plan import (
     Study,
@@ -220,6 +220,8 @@ def sweep(
             configs |= identify_runs(plan_runs(study, scale, seeds, runs=runs, **overrides))
             missing, folder = missing_of(configs), Config(runs=runs).folder
             work = work_of(missing)
+            if missing:
+                check_process()
             if not scheduler:
                 check_machine(missing.values())
             interrupts.raising = False

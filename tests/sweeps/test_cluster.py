@@ -1,11 +1,16 @@
 """Where trials run: a scheduler that is safe to reach, workers with a GPU or cores each, a cluster left as it is."""
 
+import os
+
+import dask
 import pytest
 import torch
-from trials import run_here, trained
+from trials import run_here, runs_of, trained
 
 from lowrank.errors import InputError
+from lowrank.sweeps import cluster as cluster_room
 from lowrank.sweeps.cluster import check_scheduler, slots
+from lowrank.sweeps.driver import sweep
 
 pytestmark = pytest.mark.usefixtures("data_without_loading")
 
@@ -19,7 +24,8 @@ def test_a_cluster_that_others_started_is_used_and_left_running(tmp_path, cluste
 @pytest.mark.parametrize(
     "address", ["tls://far.example:8786", "tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:1"]
 )
-def test_a_scheduler_here_or_behind_tls_is_accepted(address):
+def test_a_scheduler_here_or_behind_tls_is_accepted(address, monkeypatch):
+    monkeypatch.setattr(cluster_room, "has_certificate", lambda: True)
     check_scheduler(address, insecure=False)
 
 
@@ -62,3 +68,22 @@ def test_each_worker_has_a_gpu_or_its_share_of_the_cores(monkeypatch, gpus, visi
     found = slots(*asked)
     assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == places
     assert {each["OMP_NUM_THREADS"] for each in found} == {each["MKL_NUM_THREADS"] for each in found} == {threads}
+
+
+def test_tls_without_a_certificate_is_refused_and_says_where_it_is_looked_for(tmp_path):
+    with pytest.raises(
+        InputError, match="^scheduler='tls://127.0.0.1:1': tls needs DASK_DISTRIBUTED__COMM__TLS__CA_FILE,"
+    ):
+        sweep(runs_of(0), runs=str(tmp_path), scheduler="tls://127.0.0.1:1", log=lambda line: None)
+
+
+def test_a_scheduler_that_does_not_answer_is_named_in_one_line(tmp_path):
+    soon = dask.config.set({"distributed.comm.timeouts.connect": "200ms"})
+    with soon, pytest.raises(InputError, match="^scheduler='tcp://127.0.0.1:1': there is no answer"):
+        sweep(runs_of(0), runs=str(tmp_path), scheduler="tcp://127.0.0.1:1", log=lambda line: None)
+
+
+def test_a_process_that_was_forked_from_one_that_has_swept_refuses(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_room, "SWEPT", {os.getppid()})
+    with pytest.raises(InputError, match="^a sweep cannot run in a process that was forked .*allowed: .*spawn$"):
+        sweep(runs_of(0), runs=str(tmp_path), log=lambda line: None)
