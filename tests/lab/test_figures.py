@@ -55,7 +55,7 @@ def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for study in STUDIES:
         for parameters in plan_runs(study, "smoke"):
-            config = configure(parameters, lambda start: start.run_id("pixels"))
+            config = configure(parameters, lambda start: start.fitted(1500).run_id("pixels")).fitted(1500)
             run = config.run_id("pixels")
             (folder / run).mkdir(exist_ok=True)
             record = made_up(config, run) | described(parameters.get("start"))
