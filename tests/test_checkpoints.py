@@ -243,7 +243,7 @@ def test_a_device_that_is_not_there_is_not_taken_for_damage(trained, device):
 
 @pytest.mark.parametrize("run", ["x" * 300, "a\0b", "..", "nowhere"])
 def test_weights_of_a_run_that_cannot_be_are_one_line(trained, run):
-    with pytest.raises(InputError, match="no weights"):
+    with pytest.raises(InputError, match="there is no such run in runs="):
         lowrank.load(run, trained)
     with pytest.raises(InputError, match="there is no|cannot be"):
         lowrank.history(trained, run)
