@@ -98,6 +98,8 @@ INTERRUPTED = """
 import os, signal, sys
 import lowrank
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+
 class Press:
     def find_spec(self, name, path=None, target=None):
         if name == "distributed" and presses:
