@@ -244,9 +244,10 @@ class Table(pd.DataFrame):
         names = [name for name in self.columns if name in {*FIRST, *varied, *said}]
         rest = len(self.columns) - len(names)
         frame = pd.DataFrame(self[names])
-        for name in unused_by("dense") & set(names) if "decomp" in names else ():
-            unused = [name in unused_by(decomp) for decomp in frame.decomp]
-            frame[name] = frame[name].astype(object).mask(unused, "")
+        if "decomp" in names:
+            for name in unused_by("dense").intersection(names):
+                unused = [name in unused_by(decomp) for decomp in frame.decomp]
+                frame[name] = frame[name].astype(object).mask(unused, "")
         shown = frame.to_html(formatters=SHOWN_AS, notebook=True, max_rows=pd.get_option("display.max_rows"))
         return shown + (f"<p>{len(self)} rows; {rest} more columns</p>" if rest else "")
 

@@ -35,9 +35,10 @@ def count_classes(table: pd.DataFrame | None) -> int:
     if table is None or not (begun := table[(table.start == "") & table.decomp.isin(DECOMPS)]).size:
         return 10
     record = begun.iloc[0]  # one that starts from another has ranks that follow its weights
+    config = Config.of({name: record[name] for name in SIZED_BY})
     with torch.device("meta"):
-        net = build(Config.of({name: record[name] for name in SIZED_BY}), classes=1)
-    more, rest = divmod(record.parameters - sum(each.numel() for each in net.parameters()), 8 * record.width)
+        one, two = (sum(each.numel() for each in build(config, classes).parameters()) for classes in (1, 2))
+    more, rest = divmod(record.parameters - one, two - one)
     return 10 if rest or more < 0 else 1 + more
 
 

@@ -24,7 +24,7 @@ FIT = {"scrollX": True, "style": "font-size: 0.8em", "text_in_header_can_be_sele
 
 
 def list_claimed(runs: str | Path) -> set[str]:
-    """The runs that were trained for this folder: a claim lies beside their records, which the repository has not."""
+    """The runs that were trained for this folder: their claim stays beside the record, and is not committed."""
     return {path.parent.name for path in runs_folder(runs).glob(f"*/{CLAIM}")}
 
 

@@ -51,15 +51,20 @@ def check_scheduler(scheduler: Any, insecure: bool) -> None:
         raise InputError(
             f"scheduler={scheduler!r}: tcp lets whoever reaches that host run code; allowed: tls://, or insecure=True"
         )
-    if scheme == "tls" and not has_certificate():
-        raise InputError(f"scheduler={scheduler!r}: tls needs {', '.join(TLS)}; the README makes them")
+    if scheme == "tls":
+        check_certificate(scheduler)
 
 
-def has_certificate() -> bool:
-    """Whether Dask was told the key and the certificates of a client."""
+def check_certificate(scheduler: str) -> None:
+    """Raises InputError if Dask was not told the key and the certificates of a client, or they cannot be read."""
     from distributed import Security
 
-    return bool(Security().get_connection_args("client").get("ssl_context"))
+    try:
+        context, cause = Security().get_connection_args("client").get("ssl_context"), "the README makes them"
+    except OSError as error:
+        context, cause = None, str(error)
+    if context is None:
+        raise InputError(f"scheduler={scheduler!r}: tls needs {', '.join(TLS)} ({cause})")
 
 
 def check_process() -> None:

@@ -80,6 +80,15 @@ def check_space(folder: Path, runs: int) -> None:
         )
 
 
+def check_place(missing: dict[str, Config], folder: Path, here: bool) -> None:
+    """Raises InputError if these runs cannot be trained `here`, should they be, or stored, or swept by this process."""
+    if here:
+        check_machine(missing.values())
+    check_space(folder, len(missing))
+    if missing:
+        check_process()
+
+
 def checked_timeout(timeout: float) -> float:
     if not isinstance(timeout, Real) or isinstance(timeout, bool) or not 0 <= timeout <= MOST_MINUTES:
         raise InputError(f"timeout={timeout!r}; allowed: minutes, 0 (no limit) to {MOST_MINUTES}")
@@ -220,12 +229,8 @@ def sweep(
             configs |= identify_runs(plan_runs(study, scale, seeds, runs=runs, **overrides))
             missing, folder = missing_of(configs), Config(runs=runs).folder
             work = work_of(missing)
-            if missing:
-                check_process()
-            if not scheduler:
-                check_machine(missing.values())
             interrupts.raising = False
-            check_space(folder, len(missing))
+            check_place(missing, folder, here=not scheduler)
             for line in announce(study, scale, configs, missing, here=not scheduler):
                 log(line)
             if missing:

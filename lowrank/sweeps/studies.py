@@ -199,11 +199,12 @@ def compress(scale: str) -> list[dict[str, Any]]:
     sizes, long = grid(budget=at["budget"]), {"epochs": whole + max(at["epochs"])}
     parent = {"epochs": whole, "learning_rate": SCALES[scale].get("learning_rate", 0.0)}
     on = {form: grid(start=[{"decomp": form, **parent}], epochs=at["epochs"][::-1]) for form in PLAIN}
-    few = each(best("bottleneck", "tt", "cp"), *sizes)
+    forms = best("bottleneck", "tt", "cp")
+    few = each(forms, *sizes)
     narrow = [run for form in PLAIN for run in each(grid(decomp=[form], width=at[form]), long)]
     separable = each(each(best(*FORMS), *sizes), *on["separable"])
-    slower = each([run for run in few if run["budget"] == 0.1], on["separable"][0])
-    slower = each(slower, *grid(learning_rate=SLOWER[scale]))
+    longest = on["separable"][0]
+    slower = each(each(forms, {"budget": 0.1} | longest), *grid(learning_rate=SLOWER[scale]))
     return each([*separable, *slower, *each(few, long), *narrow, *each(few, *on["dense"])], recipe)
 
 

@@ -25,7 +25,7 @@ def test_a_cluster_that_others_started_is_used_and_left_running(tmp_path, cluste
     "address", ["tls://far.example:8786", "tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:1"]
 )
 def test_a_scheduler_here_or_behind_tls_is_accepted(address, monkeypatch):
-    monkeypatch.setattr(cluster_room, "has_certificate", lambda: True)
+    monkeypatch.setattr(cluster_room, "check_certificate", lambda scheduler: None)
     check_scheduler(address, insecure=False)
 
 
@@ -75,6 +75,15 @@ def test_tls_without_a_certificate_is_refused_and_says_where_it_is_looked_for(tm
         InputError, match="^scheduler='tls://127.0.0.1:1': tls needs DASK_DISTRIBUTED__COMM__TLS__CA_FILE,"
     ):
         sweep(runs_of(0), runs=str(tmp_path), scheduler="tls://127.0.0.1:1", log=lambda line: None)
+
+
+def test_a_certificate_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "cert.pem").write_text("no certificate")
+    for file in (tmp_path / "nowhere.pem", tmp_path / "cert.pem"):
+        parts = ("ca-file", "client.key", "client.cert")
+        told = dask.config.set({f"distributed.comm.tls.{part}": str(file) for part in parts})
+        with told, pytest.raises(InputError, match="^scheduler='tls://127.0.0.1:1': tls needs DASK_.*CLIENT__CERT [(]"):
+            check_scheduler("tls://127.0.0.1:1", insecure=False)
 
 
 def test_a_scheduler_that_does_not_answer_is_named_in_one_line(tmp_path):
