@@ -94,7 +94,7 @@ def record(runs: Path, run: str) -> Record | None:
 
 def check_says(found: Mapping[str, Any], runs: Path, names: Iterable[str]) -> None:
     """Raises InputError, which names the file, if a record does not say all of this."""
-    if lacking := [name for name in names if name not in found]:
+    if lacking := [name for name in names if found.get(name, "") == ""]:
         raise InputError(f"{runs / found['run'] / 'record.json'}: it does not say {', '.join(lacking)}")
 
 

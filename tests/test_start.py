@@ -159,6 +159,17 @@ def test_damaged_weights_are_refused_in_a_line(tmp_path, damage):
         assert "\n" not in str(refusal.value)
 
 
+def test_a_record_that_does_not_say_what_was_decomposed_is_named(runs, parents, tmp_path):
+    child = run(runs, start=parents["separable"]["run"], epochs=0, save_weights=True, **CHILD)
+    shutil.copytree(runs / child["run"], tmp_path / child["run"])
+    file = tmp_path / child["run"] / "record.json"
+    said = json.loads(file.read_text())
+    del said["start_decomp"]
+    file.write_text(json.dumps(said))
+    with pytest.raises(InputError, match=f"^{file}: it does not say start_decomp$"):
+        lowrank.load(child["run"], runs=tmp_path)
+
+
 def test_a_stopped_run_with_a_start_goes_on(runs, parents, tmp_path, monkeypatch):
     """From its checkpoint, to the same end."""
     asked = {"start": parents["separable"]["run"], "epochs": 2, "seed": 3, **SMALL, **CHILD}

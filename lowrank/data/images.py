@@ -74,18 +74,27 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], BinaryIO] | str]]:
                 if split_of(name):
                     yield name, partial(archive.open, name)
                 else:
+                    check_no_class(name, stat.S_ISLNK(archive.getinfo(name).external_attr >> 16))
                     archive.open(name).close()  # raises BadZipFile if this is not the name that was given to the file
     else:
         with tarfile.open(path, tarinfo=Header) as archive:
             for member in archive:
                 if split_of(member.name) and not member.isdir():
                     yield member.name, find_source(archive, member)
+                else:
+                    check_no_class(member.name, member.issym())
             archive.fileobj.seek(archive.offset)
             if archive.fileobj.read(512) != bytes(512):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError("its end is missing")
             for _ in range(MOST_OTHER_BYTES // 2**20):  # up to the checksum of a compressed archive
                 if not archive.fileobj.read(2**20):
                     return
+
+
+def check_no_class(name: str, is_link: bool) -> None:
+    """Raises ValueError at a link in the place of a class's folder, whose images would be left out."""
+    if is_link and split_of(f"{name}/*"):
+        raise ValueError(f"{name} is a link in the place of a class: pack its images themselves")
 
 
 def find_source(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], BinaryIO] | str:

@@ -1,8 +1,10 @@
 """Image folders and archives as users and strangers make them: the right pixels, or a line that names the file."""
 
 import os
+import stat
 import struct
 import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -186,6 +188,24 @@ STRANGE = {
 @pytest.mark.parametrize("other", STRANGE.values(), ids=STRANGE)
 def test_what_is_no_file_of_the_archive_is_named(tmp_path, other):
     assert "train/cat/9.png is a" in refusal(tarred(tmp_path / "pets.tar", FILES, other))
+
+
+def linked_class(path, ending):
+    """FILES and a class that is a link to another's folder, as tar and zip --symlinks pack it."""
+    if ending == "tar":
+        return tarred(path, FILES, member("train/dog", tarfile.SYMTYPE, "cat"))
+    link = zipfile.ZipInfo("train/dog")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in FILES.items():
+            archive.writestr(name, content)
+        archive.writestr(link, "cat")
+    return path
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_a_class_that_is_a_link_is_named_and_not_left_out(tmp_path, ending):
+    assert "train/dog is a link in the place of a class" in refusal(linked_class(tmp_path / f"pets.{ending}", ending))
 
 
 @pytest.mark.timeout(60)
