@@ -3,13 +3,15 @@
 from typing import Any
 
 from . import threads  # noqa: F401, first: before torch is imported
-from .config import Config, InputError
-from .formats import Format
-from .formats.own import register
 from .lazy import HOMES, MODULES, SHOWN, interrupts_after_loading, load_name
-from .optimiser import parameter_groups
-from .surgery import assign, decompose, densify
-from .sweeps.studies import grid
+
+with interrupts_after_loading("lowrank"):
+    from .config import Config, InputError
+    from .formats import Format
+    from .formats.own import register
+    from .optimiser import parameter_groups
+    from .surgery import assign, decompose, densify
+    from .sweeps.studies import grid
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,7 +23,7 @@ def __getattr__(name: str) -> Any:
     """Loads what `import lowrank` leaves for later; see lazy.py."""
     if name not in HOMES and name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with interrupts_after_loading(name):
+    with interrupts_after_loading(f"lowrank.{name}"):
         globals()[name] = value = load_name(name)
     return value
 

@@ -75,7 +75,8 @@ class Config:
     )
     rank_rule: str = choice(
         "auto",
-        "how ranks grow, useful, root, uniform, original (of 2019) or auto (the best); see the README",
+        "how ranks grow together, useful (in proportion to the largest), root (to their roots), uniform (all equal), "
+        "original (of 2019) or auto (the one of these that serves the format best)",
         RANK_RULES,
     )
     init: str = choice(
@@ -122,7 +123,8 @@ class Config:
     weight_decay: float = parameter(5e-4, "for a loss averaged over the batch", ">= 0", lambda v: v >= 0)
     decay: str = choice(
         "plain",
-        "what weight decay acts on, plain, compression, frobenius or none; see the README",
+        "plain (on every parameter), compression (on cores, times their compression), frobenius (on the weight that "
+        "they make) or none",
         ["plain", "compression", "frobenius", "none"],
     )
     label_smoothing: float = parameter(
@@ -135,7 +137,11 @@ class Config:
         lambda v: v in (True, False, "auto"),
         kinds=(str, bool),
     )
-    recipe: str = choice("2018", "2018 (as in the original log) or fast (see the README)", ["2018", "fast"])
+    recipe: str = choice(
+        "2018",
+        "2018 (as in the original log) or fast (lighter augmentation, a rate for each core, mirror images at test)",
+        ["2018", "fast"],
+    )
     without: str = choice(
         "nothing",
         f"what the fast recipe leaves out, {', '.join(INGREDIENTS)} or nothing",
@@ -153,7 +159,10 @@ class Config:
         False, "keep the trained weights beside the record, for lowrank.load", "True or False", lambda v: True
     )
     runs: str = parameter(
-        "runs", "folder of the records; a relative path starts at the repository", "the path of a folder", is_runs
+        "runs",
+        "folder of the records; a relative path starts at the repository or, without one, where you are",
+        "the path of a folder",
+        is_runs,
     )
 
     def __new__(cls, *values: Any, **named: Any) -> Config:

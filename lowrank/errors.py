@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -76,18 +76,20 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
 def check_functions(**given: Any) -> None:
     """Raises InputError at the first that cannot be called with one argument."""
     for name, value in given.items():
-        if not callable(value) or not takes_one(value):
+        if not takes(value, 1):
             raise InputError(f"{name}={value!r}; allowed: a function of one argument")
 
 
-def takes_one(function: Callable[..., Any]) -> bool:
-    """Whether it can be called with one argument; of some functions in C nobody knows."""
+def takes(function: Any, arguments: int) -> bool:
+    """Whether it can be called with so many arguments; of some functions in C nobody knows."""
+    if not callable(function):
+        return False
     try:
         signature = inspect.signature(function, follow_wrapped=False)
     except Exception:  # of the function's own, too
         return True
     try:
-        signature.bind(None)
+        signature.bind(*[None] * arguments)
     except TypeError:
         return False
     return True

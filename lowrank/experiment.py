@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import platform
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .ambient import plain_torch
 from .checkpoints import resume, save_checkpoint
 from .config import Config, dataset_name
 from .data import Data, load_data
@@ -26,7 +28,7 @@ from .fingerprint import code_fingerprint
 from .hardware import best_device, find_slowness, native, resolved_precision
 from .memory import check_memory, within_memory
 from .network import IMAGE, build, pointwise_shapes, select_decomposable
-from .paths import CHECKOUT, ROOT
+from .paths import CHECKOUT, ROOT, check_directory
 from .progress import RunProgress
 from .records import FINAL, WEIGHTS, Record, check_places, store
 from .records import record as stored
@@ -45,6 +47,7 @@ Log = Callable[[str], None]
 
 
 @show_parameters(Config)
+@plain_torch()
 def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **parameters: Any) -> dict[str, Any]:
     """Train one network and store its record below `runs`; a run that is already done is not trained again.
 
@@ -58,6 +61,7 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
     >>> record["parameters"], record["compression"]
     (3104, 0.5)
     """
+    check_directory()
     check_functions(log=log, watch=print if watch is None else watch)
     config, device = Config.of(parameters), best_device()
     data = load_data(config.dataset, device)
@@ -128,7 +132,7 @@ def train_and_store(
         progress.epoch(state.history[-1], config.epochs)
         save_checkpoint(checkpoint, name, state)
         if watch:
-            watch(state.history)
+            watch(copy.deepcopy(state.history))  # theirs to change
 
     with closing(progress):
         state = train(config, net, data, state, progress.step, keep)

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,7 @@ from typing import BinaryIO
 from .errors import InputError
 
 CLAIM = ".claim"  # the file whose lock holds a folder; it stays
+HOLDERS: dict[Path, tuple[int, int]] = {}  # which process and thread holds what was claimed here
 TOKEN = 4  # random bytes in the name of a file that is being written
 
 try:
@@ -136,13 +138,21 @@ def claim(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Holds a folder for this process: True once it is held; without `wait` False if another holds it.
 
     Makes the folder if there is none. The file stays: to remove it would let two processes hold two files.
+    Raises InputError if this thread holds it: it would wait for itself.
     """
-    file = folder / CLAIM
+    file, holder = folder / CLAIM, (os.getpid(), threading.get_ident())
+    if HOLDERS.get(file) == holder:
+        raise InputError(f"{folder}: held by what asks for it, such as a run that its own log or watch starts again")
     with explain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with explain_errors(file):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield lock(descriptor, wait)
+        held = lock(descriptor, wait)
+        if held:
+            HOLDERS[file] = holder
+        yield held
     finally:
+        if HOLDERS.get(file) == holder:
+            del HOLDERS[file]
         os.close(descriptor)

@@ -57,7 +57,7 @@ def load_name(name: str) -> Any:
 
 @contextmanager
 def interrupts_after_loading(name: str) -> Iterator[None]:
-    """Has Ctrl-C wait for what is loaded meanwhile: half of it could not be loaded a second time."""
+    """Has Ctrl-C wait for what is loaded meanwhile: half of it, or of numpy, could not be loaded a second time."""
     handler, pressed = signal.getsignal(signal.SIGINT), []
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
@@ -72,4 +72,4 @@ def interrupts_after_loading(name: str) -> Iterator[None]:
             handler(signal.SIGINT, None)
         except KeyboardInterrupt:
             show_stopped_as_a_line()
-            raise Stopped(f"stopped: nothing was begun, lowrank.{name} was still being loaded") from None
+            raise Stopped(f"stopped: nothing was begun, {name} was still being loaded") from None

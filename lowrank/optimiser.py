@@ -143,7 +143,8 @@ def parameter_groups(
 
     Raises InputError if the learning rate is not above 0, the weight decay is below 0 or there is nothing to give.
 
-    >>> layer = lowrank.decompose(nn.Linear(64, 64), decomp="tt", budget=0.25)
+    >>> import torch
+    >>> layer = lowrank.decompose(torch.nn.Linear(64, 64), decomp="tt", budget=0.25)
     >>> optimiser = torch.optim.SGD(lowrank.parameter_groups(layer, 0.1, weight_decay=5e-4), momentum=0.9)
     """
     check_module(network, "network")

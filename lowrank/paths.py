@@ -30,6 +30,14 @@ def locate(path: str | os.PathLike) -> Path:
     return Path(path) if os.path.exists(path) else ROOT / path
 
 
+def check_directory() -> None:
+    """Raises InputError if this process stands in a folder that was removed: much of Python fails there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the working directory was removed; os.chdir to one that is there") from None
+
+
 def runs_folder(runs: str | os.PathLike) -> Path:
     """The folder of records of that name; ~ is the home.
 

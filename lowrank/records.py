@@ -186,7 +186,7 @@ def check_places(folder: Path) -> None:
 def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.DataFrame:
     """One row an epoch of a stored run, named by its id or its record; a relative path starts at the repository.
 
-    Raises InputError if there is none, or it is no table of numbers.
+    Raises InputError if there is none, or it is no table of numbers or was cut off.
 
     >>> lowrank.history("runs", "4a736e9f65c3").columns.tolist()[:4]
     ['epoch', 'seconds', 'train_loss', 'train_accuracy']
@@ -205,10 +205,19 @@ def history(runs: str | Path, run: str | Mapping[str, Any] | pd.Series) -> pd.Da
             if not all(map(partial(is_of_epoch, name), numbers)):
                 raise ValueError(f"a number of {name} is out of range")
         rows["epoch"] = rows["epoch"].astype(int)
+        check_end(content, len(rows), record(path.parent.parent, run))
     except Exception as error:  # pandas raises many kinds
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: it is no history of epochs ({type(error).__name__}: {reason})") from error
     return rows
+
+
+def check_end(content: bytes, rows: int, found: Record | None) -> None:
+    """Raises ValueError at a history that was cut off."""
+    if not content.endswith(b"\n"):
+        raise ValueError("its last line is cut off")
+    if found and found["status"] == "done" and rows != max(found["epochs"], 1):
+        raise ValueError(f"it has {rows} rows for {found['epochs']} epochs")
 
 
 # --- the table of all runs, as a notebook shows it

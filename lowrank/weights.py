@@ -13,11 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .ambient import plain_torch
 from .checkpoints import Damaged, check_fit, is_like, read_tensors, save_tensors
 from .config import PRECISIONS, Config, InputError
 from .data import Data
 from .data.dataset import check_device, standardise
 from .formats import Folding, Layout
+from .formats.own import own_formats
 from .hardware import best_device
 from .network import MOST_CLASSES, SIZED_BY, build
 from .paths import runs_folder
@@ -71,7 +73,9 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
             net = rebuild(record, kept)
         check_fit(kept.get("network"), net)
     except Damaged as reason:
-        raise InputError(f"{path}: damaged weights ({reason}); without this file lowrank.run makes them anew") from None
+        own = record["decomp"] in own_formats()
+        advice = "register the format that made them" if own else "without this file lowrank.run makes them anew"
+        raise InputError(f"{path}: damaged weights ({reason}); {advice}") from None
     net.load_state_dict(kept["network"], assign=True)
     net.reading = {name: kept[name] for name in READING if name in kept}  # older weights have none
     return net.eval()
@@ -115,6 +119,7 @@ def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
     return net
 
 
+@plain_torch()
 @torch.no_grad()
 def predict(run: Run | nn.Module, images: Tensor | np.ndarray, runs: str | Path = "runs") -> Tensor:
     """What a trained network says of images: uint8 [B, 3, 32, 32] -> float32 logits [B, classes], on the CPU.
@@ -126,6 +131,7 @@ def predict(run: Run | nn.Module, images: Tensor | np.ndarray, runs: str | Path 
 
     Raises InputError if there are no weights, they do not say how images were normalised, or these are no images.
 
+    >>> import torch
     >>> images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
     >>> lowrank.predict("4a736e9f65c3", images).shape
     torch.Size([5, 10])

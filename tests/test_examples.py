@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from torch import nn
 
 import lowrank
 from lowrank import paths
@@ -28,7 +27,7 @@ def trained(tmp_path_factory):
 def test_the_example_of_every_public_name_runs(name, trained, monkeypatch, nothing_registered):
     monkeypatch.setattr(paths, "ROOT", trained)
     torch.manual_seed(0)
-    names = {"lowrank": lowrank, "torch": torch, "nn": nn}
+    names = {"lowrank": lowrank}
     [example] = doctest.DocTestFinder(recurse=False).find(getattr(lowrank, name), name, globs=names, module=False)
     assert example.examples, inspect.getdoc(getattr(lowrank, name))
     said = []

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import SMALL, networks, run
+from small import SMALL, networks, quiet, run
 
 import lowrank
 from lowrank.config import DECOMPS
@@ -172,3 +172,26 @@ def test_a_record_says_which_test_images_are_right(tmp_path):
     right = np.unpackbits(np.frombuffer(base64.b64decode(record["correct"]), np.uint8))
     assert right.sum() / len(load("digits").test_labels) == pytest.approx(record["test_accuracy"])
     assert "correct" not in lowrank.results(tmp_path) and "correct" not in (tmp_path / "results.csv").read_text()
+
+
+@pytest.mark.parametrize("caller", ["log", "watch"])
+def test_a_run_that_its_own_log_or_watch_starts_again_is_refused(tmp_path, caller):
+    with pytest.raises(lowrank.InputError, match="held by what asks for it"):
+        run(tmp_path, **{caller: lambda said: run(tmp_path)})
+    assert run(tmp_path)["status"] == "done"
+
+
+@pytest.mark.parametrize("change", [list.clear, lambda rows: rows.append(None), lambda rows: rows[-1].clear()])
+def test_what_watch_does_to_the_history_changes_nothing(tmp_path, change):
+    record = run(tmp_path, watch=change, epochs=2)
+    assert len(lowrank.history(tmp_path, record)) == 2
+    assert lowrank.history(tmp_path, record).test_loss.iloc[-1] == pytest.approx(record["test_loss"])
+
+
+def test_a_working_directory_that_was_removed_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for ask in (lambda: run(tmp_path), lambda: lowrank.sweep([SMALL], runs=str(tmp_path), log=quiet)):
+        with pytest.raises(lowrank.InputError, match="^the working directory was removed; os.chdir to one"):
+            ask()

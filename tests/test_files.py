@@ -80,3 +80,15 @@ def test_what_killed_writers_left_is_swept_up_and_nothing_else(tmp_path):
         (folder / "deep").mkdir(parents=True)
     sweep_up(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_a_claim_that_would_wait_for_itself_is_refused(tmp_path):
+    for wait in (True, False):
+        with (
+            claim(tmp_path),
+            pytest.raises(InputError, match=f"^{tmp_path}: held by what asks for it"),
+            claim(tmp_path, wait),
+        ):
+            pass
+    with claim(tmp_path, wait=False) as mine:
+        assert mine

@@ -126,3 +126,30 @@ def test_an_interrupt_while_a_name_is_loaded_is_one_line_and_the_name_is_there_t
     told = (f"{line}\nsweep True\n", "") if caught else ("", f"{line}\n")
     assert (done.stdout, done.stderr) == told
     assert (done.returncode == 0) == caught
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy.random" and presses:
+            os.kill(os.getpid(), presses.pop())
+
+presses = [signal.SIGINT]
+sys.meta_path.insert(0, Press())
+try:
+    import lowrank
+except KeyboardInterrupt as error:
+    print(error)
+import lowrank
+print(lowrank.grid(dims=[3]))
+"""
+
+
+def test_an_interrupted_import_is_one_line_and_goes_well_the_next_time():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], cwd=ROOT, capture_output=True, text=True)
+    line = "stopped: nothing was begun, lowrank was still being loaded"
+    assert (done.stdout, done.stderr) == (f"{line}\n[{{'dims': 3}}]\n", "")

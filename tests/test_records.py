@@ -34,7 +34,7 @@ def store_forever(runs, acknowledged) -> None:
 
 
 def test_a_stored_run_comes_back_with_its_types_columns_and_history(tmp_path):
-    store(tmp_path, row("a", test_loss=float("nan"), started="2025-01-02T03:04:05+00:00", extra=7), EPOCHS)
+    store(tmp_path, row("a", epochs=2, test_loss=float("nan"), started="2025-01-02T03:04:05+00:00", extra=7), EPOCHS)
     store(tmp_path, row("b", parameters=None, status="failed", reason="out of memory"), [])
 
     frame = results(tmp_path).set_index("run")
@@ -253,14 +253,17 @@ HISTORIES = {
     "no epoch": lambda path: path.write_text("epoch,test_accuracy\nfirst,0.5\n"),
     "folder": replaced(lambda path: path.mkdir()),
     "fifo": replaced(os.mkfifo),
+    "cut in a number": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "cut at the end of a line": lambda path: path.write_bytes(path.read_bytes().rstrip().rpartition(b"\n")[0] + b"\n"),
 }
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("damage", HISTORIES.values(), ids=HISTORIES)
 def test_a_damaged_history_is_one_line(tmp_path, damage):
-    store(tmp_path, row("a"), EPOCHS)
+    store(tmp_path, row("a", epochs=2), EPOCHS)
     path = tmp_path / "a" / "history.csv"
+    assert len(history(tmp_path, "a")) == 2
     damage(path)
     with pytest.raises(InputError) as caught:
         history(tmp_path, "a")

@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -39,9 +40,12 @@ def read_splits(path: Path) -> dict[str, dict[tuple[str, ...], np.ndarray]]:
 
     Raises what archives and images raise.
     """
-    splits, links = {split: {} for split in SPLITS.values()}, {}
+    splits, links, deeper = {split: {} for split in SPLITS.values()}, {}, []
     for name, source in tqdm(members(path), desc=f"reading {path.name}", unit=" images", disable=None):
         split, parts = split_of(name), PurePosixPath(name).parts
+        if not split:
+            deeper.append(name)
+            continue
         if split == "val" and splits["test"]:
             continue
         if isinstance(source, str):
@@ -57,21 +61,25 @@ def read_splits(path: Path) -> dict[str, dict[tuple[str, ...], np.ndarray]]:
         if target not in images:
             raise InputError(f"dataset={str(path)!r}: {'/'.join(parts)} is a link to what is no image of the archive")
         splits[split_of("/".join(parts))][parts] = images[target]
+    if deeper:
+        left = f"left out {len(deeper):,} files that lie deeper than <class>/*, {min(deeper)} for one"
+        warnings.warn(f"dataset={str(path)!r}: {left}", stacklevel=2)
     return splits
 
 
 def members(path: Path) -> Iterator[tuple[str, Callable[[], BinaryIO] | str]]:
-    """Name of each file in the splits, and what opens it or, for a link, the name that it stands for.
+    """Name of each file in the splits, and what opens it or, for a link, the name that it stands for; deeper ones, too.
 
     An archive is gone through once and not unpacked. Raises ValueError at what is no file.
     """
     if path.is_dir():
-        for name in list_images(path):
+        deeper = (file.relative_to(path).as_posix() for file in path.glob("*/*/*/**/*") if not file.is_dir())
+        for name in (*list_images(path), *filter(is_deeper, deeper)):
             yield name, partial(open_regular, path / name)
     elif path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist(), key=split_of):
-                if split_of(name):
+                if split_of(name) or is_deeper(name):
                     yield name, partial(archive.open, name)
                 else:
                     check_no_class(name, stat.S_ISLNK(archive.getinfo(name).external_attr >> 16))
@@ -79,7 +87,7 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], BinaryIO] | str]]:
     else:
         with tarfile.open(path, tarinfo=Header) as archive:
             for member in archive:
-                if split_of(member.name) and not member.isdir():
+                if (split_of(member.name) or is_deeper(member.name)) and not member.isdir():
                     yield member.name, find_source(archive, member)
                 else:
                     check_no_class(member.name, member.issym())
@@ -128,8 +136,19 @@ def list_images(folder: Path) -> list[str]:
 def split_of(name: str) -> str:
     """The split of a file …/train/<class>/*, with test/ and val/ likewise; "" if it is none, hidden or clutter."""
     parts = PurePosixPath(name).parts
-    clutter = any((part.startswith(".") and part != "..") or part.lower() in CLUTTER for part in parts)
-    return "" if clutter or len(parts) < 3 or name.endswith("/") else SPLITS.get(parts[-3].lower(), "")
+    none = is_clutter(parts) or len(parts) < 3 or name.endswith("/")
+    return "" if none else SPLITS.get(parts[-3].lower(), "")
+
+
+def is_deeper(name: str) -> bool:
+    """Whether a file lies in a split, but in a folder within the class's folder."""
+    parts = PurePosixPath(name).parts
+    none = is_clutter(parts) or name.endswith("/") or split_of(name)
+    return not none and any(part.lower() in SPLITS for part in parts[:-3])
+
+
+def is_clutter(parts: tuple[str, ...]) -> bool:
+    return any((part.startswith(".") and part != "..") or part.lower() in CLUTTER for part in parts)
 
 
 def pixels(content: bytes, name: str) -> np.ndarray:
@@ -144,11 +163,11 @@ def pixels(content: bytes, name: str) -> np.ndarray:
             with suppress(Exception):  # a damaged note of how the camera was held turns nothing
                 ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(image.convert("RGB").resize((SIZE, SIZE))).transpose(2, 0, 1)
-    except UnidentifiedImageError as error:
+    except UnidentifiedImageError:
         reason = "no known kind of image" if content else "it is empty"
-        raise InputError(f"{name} cannot be read as an image of 8 bits a channel ({reason})") from error
+        raise InputError(f"{name} cannot be read as an image of 8 bits a channel ({reason})") from None
     except Exception as error:  # Pillow raises many kinds
-        raise InputError(f"{name} cannot be read as an image of 8 bits a channel ({error})") from error
+        raise InputError(f"{name} cannot be read as an image of 8 bits a channel ({error})") from None
 
 
 def check_image(image: Image.Image, size: int) -> None:

@@ -140,7 +140,7 @@ def refuse_budget(decomp: str, budget: float, least: int, size: int) -> NoReturn
     modes = " with these modes" if FORMATS[decomp].uses_dims else ""
     raise InputError(
         f"budget={budget}: the smallest {decomp}{modes} has {least:,} of {size:,} parameters, "
-        f"allowed is {least / size:.4f} or more"
+        + (f"allowed is {least / size:.4f} or more" if least < size else "no budget allows it")
     )
 
 

@@ -19,7 +19,7 @@ BUILT_IN = (*PLAIN, *FORMATS)
 # outputs, inputs, dims and kernel of the weights on which a format is checked
 CHECKED = [
     *[(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (9, 9, 2, 1)],
-    *[(32, 64, 4, 1), (48, 32, 5, 1), (128, 128, 3, 1)],
+    *[(32, 64, 4, 1), (48, 32, 5, 1), (128, 128, 3, 1), (60, 120, 3, 1)],
 ]
 CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
 
@@ -29,10 +29,11 @@ def register(decomp: str, form: Format) -> None:
 
     The same name again replaces it; its runs are others if it was made with other numbers or texts. A fresh process
     does not know it: register it there before it reads a Config, weights or a sweep that names it; the workers of
-    `lowrank.sweep` are told by themselves. Raises InputError at a
-    name that lowrank itself uses, and if on one of several foldings what `form` says is not what it does: a W that is
-    not outputs x inputs or not linear in every core, factors that are not `inner` wide, counts that are no integers,
-    ranks that add no parameters.
+    `lowrank.sweep` are told by themselves.
+
+    Raises InputError at a name that lowrank itself uses, and if on one of several foldings what `form` says is not what
+    it does: a W that is not outputs x inputs or not linear in every core, factors that are not `inner` wide, counts
+    that are no integers, ranks that add no parameters.
 
     >>> class TwoMatrices(lowrank.Format):
     ...     uses_dims = False
@@ -45,8 +46,9 @@ def register(decomp: str, form: Format) -> None:
     ...     def factors(self, cores, folding):
     ...         return cores
     >>> lowrank.register("mine", TwoMatrices())
+    >>> from torch import nn
     >>> lowrank.decompose(nn.Linear(64, 64), decomp="mine", budget=0.25)
-    DecomposedLinear(in_features=64, out_features=64, bias=True, mine, modes=64|8x8, ranks=8, contraction=factors)
+    DecomposedLinear(in_features=64, out_features=64, bias=True, mine, ranks=8, contraction=factors)
     """
     if not isinstance(decomp, str) or not decomp or not decomp.isprintable() or decomp != decomp.strip():
         raise InputError(f"decomp={decomp!r}; allowed: a name, as text")

@@ -112,9 +112,9 @@ class Decomposed(nn.Module):
 
     def extra_repr(self) -> str:
         layout = self.layout
-        folded = f"modes={str(layout.folding).replace(' ', '')}"
+        folded = f"modes={str(layout.folding).replace(' ', '')}, " if layout.form.uses_dims else ""
         ranks = f"ranks={','.join(map(str, layout.ranks))}"
-        own = f"{layout.decomp}, {folded}, {ranks}, contraction={self.contraction}"
+        own = f"{layout.decomp}, {folded}{ranks}, contraction={self.contraction}"
         return f"{super().extra_repr()}, {own}" if super().extra_repr() else own
 
     def _repr_html_(self) -> str:
@@ -165,7 +165,7 @@ def describe_layer(layer: Decomposed) -> dict[str, object]:
     layout = layer.layout
     return {
         "decomp": layout.decomp,
-        "modes": str(layout.folding),
+        "modes": str(layout.folding) if layout.form.uses_dims else "",
         "ranks": ", ".join(map(str, layout.ranks)),
         "weights": layout.size,
         "parameters": layout.parameters,

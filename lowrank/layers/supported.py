@@ -36,8 +36,17 @@ COMPUTES = {"forward", "_conv_forward", "_output_padding", "__call__", "_call_im
 def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:
     """Let `decompose` replace layers of this type, a subclass of nn.Linear with its own forward for one.
 
-    A layer of the type must hold a parameter `weight` and compute what its replacement does. Raises InputError if one
-    of the two is not such a type.
+    A layer of the type must hold a parameter `weight` and compute what its replacement does, which is one of
+    `lowrank.layers`: DecomposedLinear, DecomposedConv1d to 3d, DecomposedConvTranspose1d to 3d, or a subclass of one.
+    Raises InputError if one of the two is not such a type.
+
+    >>> from torch import nn
+    >>> class Scaled(nn.Linear):
+    ...     def forward(self, x):
+    ...         return super().forward(x)
+    >>> lowrank.layers.support(Scaled, lowrank.layers.DecomposedLinear)
+    >>> lowrank.decompose(Scaled(64, 64), budget=0.25)
+    DecomposedLinear(in_features=64, out_features=64, bias=True, tt, modes=64|8x8, ranks=7,8, contraction=factors)
     """
     for name, value, base in (("kind", kind, nn.Module), ("decomposed", decomposed, Decomposed)):
         if not (isinstance(value, type) and issubclass(value, base)):

@@ -32,9 +32,10 @@ def summary(module: nn.Module, image: tuple[int, ...] | None = None, example: An
 
     Raises InputError if the network does not take the input.
 
+    >>> from torch import nn
     >>> net = lowrank.decompose(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10)), decomp="tt", budget=0.25, skip="1")
-    >>> lowrank.summary(net)[["decomp", "ranks", "parameters"]].to_dict("list")
-    {'decomp': ['tt', 'dense'], 'ranks': ['7, 8', ''], 'parameters': [960, 640]}
+    >>> lowrank.summary(net)[["decomp", "ranks", "parameters", "left"]].to_dict("list")
+    {'decomp': ['tt', 'dense'], 'ranks': ['7, 8', ''], 'parameters': [960, 640], 'left': ['', 'skipped']}
     """
     counts = None if image is None and example is None else positions(module, image, example)
     rows, counted = {}, {}

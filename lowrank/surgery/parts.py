@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves
 
-from ..errors import InputError
+from ..errors import InputError, takes
 from ..formats.fits import widen
 from ..layers import Decomposed, decomposed_type
 
@@ -148,7 +148,8 @@ def choose(module: nn.Module, only: Selectors, skip: Selectors) -> list[Part]:
     skipped = select(parts, "skip", skipping)
     asked = [part for part in (select(parts, "only", taking) if taking else parts) if part not in skipped]
     for part in parts:
-        part.reason = part.reason or ("" if part in asked else "skipped")
+        if not part.reason and part not in asked:
+            part.reason = part.module.left_dense = "skipped"
     mark_tied(parts)
     kept = [part for part in parts if not part.reason]
     left = [part for part in asked if part.reason and not isinstance(part.module, Decomposed)]
@@ -158,7 +159,7 @@ def choose(module: nn.Module, only: Selectors, skip: Selectors) -> list[Part]:
     for part in (*kept, *left):
         refuse_unready(part)
     if left:
-        warnings.warn(f"left as they are: {name_parts(left)}", stacklevel=4)
+        warnings.warn(f"left as they are: {name_parts(left)}", stacklevel=5)
     return kept
 
 
@@ -181,7 +182,7 @@ def select(parts: Sequence[Part], argument: str, selectors: Iterable[Selector]) 
     """The parts that one of the selectors names; raises InputError at one that is none or that names no part."""
     found = []
     for each in selectors:
-        if not isinstance(each, str) and (not callable(each) or isinstance(each, nn.Module)):
+        if not isinstance(each, str | type) and (not takes(each, 2) or isinstance(each, nn.Module)):
             raise InputError(f"{argument}={each!r}; allowed: patterns of names, types, functions of a name and a layer")
         selected = [part for part in parts if is_selected(part, each)]
         if not selected:
@@ -255,8 +256,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """A deep copy; what modules keep of a forward pass, as pruning keeps its weight, is copied without its history."""
+    """A deep copy; what modules keep of a forward pass, as pruning keeps its weight, is copied without its history.
+
+    Raises InputError if something in it cannot be copied, such as a lock.
+    """
     check_module(module)
     kept = [each for one in module.modules() for each in tree_leaves(list(vars(one).values()))]
     memo = {id(each): each.detach().clone() for each in kept if isinstance(each, Tensor) and not each.is_leaf}
-    return copy.deepcopy(module, memo)
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # of the module's own, too
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"module={type(module).__name__}: it cannot be copied ({reason})") from error

@@ -7,7 +7,7 @@ holds it (a list, a wrapper, a second name, its hooks) holds the decomposed one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_map_only
 
+from ..ambient import plain_defaults, without_autocast
 from ..errors import InputError, whole_number
 from ..formats import CONTRACTIONS, FORMATS, MOST_DIMS, OR_YOUR_OWN, RANK_RULES, Folding, Layout, fold
 from ..initial import approximate, draw, draw_zeros
@@ -33,6 +34,7 @@ INITS = ("weights", "random", "decompose", "decompose_rescaled")
 
 
 @torch.inference_mode(False)  # in which no gradient would reach the cores
+@without_autocast()
 def decompose(
     module: nn.Module,
     *,
@@ -66,7 +68,8 @@ def decompose(
         error        relative error that no layer may exceed; each gets as small as it allows, or stays dense
         rank_scale   share of the way from ranks of 1 to the largest useful ones
     or by hand; a layer follows the first pattern that names it, and stays dense if nothing does:
-        ranks        for all layers, or by name, {"fc": (8, 8), "layer4.*": 16}; one number stands for all of a layer
+        ranks        for all layers, or by name, {"fc": (8, 8), "layer4.*": 16}; one number stands for all of a layer,
+                     each cut at the largest that is of use
         budgets      a share for the layers of each pattern together, {"layer3.*": 0.1}
     Where a budget goes:
         allocation   "error": to the layers and ranks where the error of the approximation falls most; "even": by the
@@ -83,6 +86,7 @@ def decompose(
 
     Raises InputError, one line that names the argument or the layer, if something of this cannot be.
 
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     >>> small = lowrank.decompose(net, decomp="tt", dims=3, budget=0.25, skip="2")
     >>> [tuple(core.shape) for core in small[0].cores]
@@ -217,26 +221,16 @@ def start_cores(layer: Decomposed, weight: Tensor, init: str) -> None:
             layer.error = approximate(layer, dense, std if init == "decompose_rescaled" else None, decompose_draw)
 
 
-@contextmanager
-def plain_defaults(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors are of this dtype and on the CPU, whatever a user's defaults are."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 @torch.inference_mode(False)
 @torch.no_grad()
+@without_autocast()
 def assign(layer: Decomposed, weight: Tensor) -> None:
     """Fit the cores of a decomposed layer, in place, to a weight of the dense layer's shape; sets `layer.error`.
 
     Raises InputError if the layer is not a decomposed one or cannot have this weight.
 
-    >>> layer = lowrank.decompose(nn.Linear(64, 64), decomp="tt", budget=0.25)
+    >>> import torch
+    >>> layer = lowrank.decompose(torch.nn.Linear(64, 64), decomp="tt", budget=0.25)
     >>> lowrank.assign(layer, torch.ones(64, 64))
     >>> torch.allclose(layer.weight, torch.ones(64, 64), atol=1e-4)
     True
@@ -262,9 +256,11 @@ def is_plain(weight: Tensor) -> bool:
 
 @torch.inference_mode(False)
 @torch.no_grad()
+@without_autocast()
 def densify(module: nn.Module) -> nn.Module:
     """A copy of the module with every decomposed layer made a plain one again, with the weight that its cores make.
 
+    >>> from torch import nn
     >>> lowrank.densify(lowrank.decompose(nn.Linear(64, 64), decomp="ring", budget=0.25))
     Linear(in_features=64, out_features=64, bias=True)
     """

@@ -93,7 +93,7 @@ class Sizes:
             check_sizes(self.decomp, usual)
         if found:
             said = "; ".join(f"{', '.join(names[k])}: {reason}" for k, reason in found.items())
-            warnings.warn(f"left as they are, as decomp={self.decomp!r} cannot hold them: {said}", stacklevel=6)
+            warnings.warn(f"left as they are, as decomp={self.decomp!r} cannot hold them: {said}", stacklevel=7)
         return {k: f"{self.decomp} cannot hold it: {reason}" for k, reason in found.items()}
 
     def open(self, names: Sequence[list[str]], found: Collection[int], argument: str, pattern: str) -> list[int]:

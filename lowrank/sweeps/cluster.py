@@ -7,6 +7,7 @@ they are interrupted or die at the wrong moment it writes pages of log.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import os
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 import torch
 
 from ..errors import InputError, whole_number
+from ..files import open_regular
 
 WORKER = Path(__file__).with_name("worker.py")
 MOST_WORKERS = 1000  # on one machine
@@ -59,10 +61,16 @@ def check_certificate(scheduler: str) -> None:
     """Raises InputError if Dask was not told the key and the certificates of a client, or they cannot be read."""
     from distributed import Security
 
+    security = Security()
+    told = [str(each) for each in (security.tls_ca_file, security.tls_client_key, security.tls_client_cert) if each]
     try:
-        context, cause = Security().get_connection_args("client").get("ssl_context"), "the README makes them"
-    except OSError as error:
-        context, cause = None, str(error)
+        for file in told:
+            if "\n" not in file:  # else it is the certificate itself
+                with open_regular(Path(file)):  # a fifo would wait for its writer
+                    pass
+        context, cause = security.get_connection_args("client").get("ssl_context"), "the README makes them"
+    except (OSError, ValueError) as error:
+        context, cause = None, f"{error}; told are {', '.join(told)}"
     if context is None:
         raise InputError(f"scheduler={scheduler!r}: tls needs {', '.join(TLS)} ({cause})")
 
@@ -143,6 +151,17 @@ class Workers:
         self.folder.cleanup()
 
 
+async def greet(address: str) -> None:
+    """Raises OSError, or another kind, if it is no Dask that answers: a client would wait for ever."""
+    import dask
+    from distributed import Security
+    from distributed.comm import connect
+
+    limit = dask.utils.parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+    comm = await asyncio.wait_for(connect(address, **Security().get_connection_args("client")), limit)
+    await comm.close()
+
+
 @contextmanager
 def connected(scheduler: Any, places: list[dict[str, str]]) -> Iterator[tuple[Any, Callable[[], None]]]:
     """A Dask client, and what has to be called now and then in the same thread.
@@ -153,9 +172,12 @@ def connected(scheduler: Any, places: list[dict[str, str]]) -> Iterator[tuple[An
 
     if scheduler:
         try:
+            if isinstance(scheduler, str):
+                asyncio.run(greet(scheduler))
             client = Client(scheduler, set_as_default=False)
-        except OSError as error:
-            raise InputError(f"scheduler={scheduler!r}: there is no answer ({error})") from error
+        except Exception as error:  # Dask raises many kinds
+            reason = str(error) or "it is silent"
+            raise InputError(f"scheduler={scheduler!r}: there is no answer from Dask ({reason})") from error
         with client:
             yield client, lambda: None
         return

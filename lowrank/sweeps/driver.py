@@ -27,6 +27,7 @@ from ..config import Config, InputError
 from ..errors import Stopped, check_functions, show_stopped_as_a_line
 from ..experiment import name_paths
 from ..files import claim
+from ..paths import check_directory
 from ..progress import SweepProgress, in_notebook
 from ..records import FINAL, collect, store
 from ..signatures import show_parameters
@@ -224,6 +225,7 @@ def sweep(
     interrupts = Interrupts()
     with interrupts.noted():
         try:
+            check_directory()
             check_functions(log=log, show=print if show is None else show)
             minutes, connect = checked_timeout(timeout), connection(scheduler, insecure, slots_per_gpu, workers)
             configs |= identify_runs(plan_runs(study, scale, seeds, runs=runs, **overrides))

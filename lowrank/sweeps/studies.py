@@ -25,6 +25,7 @@ from math import prod
 from typing import Any
 
 from ..config import PLAIN, Config, InputError
+from ..errors import refuse_unknown
 from ..signatures import show_parameters
 
 SCALES: dict[str, dict[str, Any]] = {
@@ -75,11 +76,14 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @show_parameters(Config, given=False, listed=True)
 def grid(**lists: Iterable[Any]) -> list[dict[str, Any]]:
-    """Every combination of the listed values, one dictionary a run. Raises InputError if a value is no list.
+    """Every combination of the listed values, one dictionary a run.
+
+    Raises InputError if a name is no parameter of `lowrank.run`, or a value is no list.
 
     >>> lowrank.grid(decomp=["tt", "cp"], dims=[3, 4])[:2]
     [{'decomp': 'tt', 'dims': 3}, {'decomp': 'tt', 'dims': 4}]
     """
+    refuse_unknown(lists, Config.__dataclass_fields__)
     choices = {name: list_values(name, values) for name, values in lists.items()}
     if (size := prod(map(len, choices.values()))) > MOST_RUNS:
         raise InputError(f"a grid of {size:,} runs or more; allowed: {MOST_RUNS:,} at most")

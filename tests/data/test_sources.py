@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import refusal
+from pictures import FILES, FORMS, refusal
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -235,3 +235,11 @@ def test_two_processes_on_an_empty_cache(folder, cache, forks):
         process.join()
     assert fingerprints == [load(archive).fingerprint] * 2
     assert [file.suffix for file in cache.iterdir()] == [".npz"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_images_that_lie_too_deep_are_left_out_and_said(tmp_path, form):
+    deeper = {"train/cat/more/0.png": FILES["train/cat/0.png"], "test/dog/a/b/1.png": FILES["test/dog/1.png"]}
+    with pytest.warns(UserWarning, match="pets.*: left out 2 files that lie deeper than <class>/[*], test/dog/a/b/1"):
+        found = load(FORMS[form](tmp_path / f"pets{form}", FILES | deeper | {"train/cat/.git/x/y": b""}))
+    assert found.fingerprint == load(FORMS[form](tmp_path / f"plain{form}", FILES)).fingerprint

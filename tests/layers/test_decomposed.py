@@ -12,6 +12,7 @@ from small import kinds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import lowrank
 from lowrank import decompose
 from lowrank.formats import fold, solve
 from lowrank.layers import DecomposedConv2d
@@ -277,3 +278,9 @@ def test_hooks_and_attributes_move_over_and_back():
     plain(x)
     assert "later" not in calls, "the module that is given stays as it is"
     assert set(vars(layer.dense())) == set(vars(plain))
+
+
+def test_a_format_that_is_never_folded_shows_no_modes():
+    layer = lowrank.decompose(nn.Linear(64, 64), decomp="bottleneck", dims=7, budget=0.25)
+    assert "bottleneck, ranks=8, contraction=" in repr(layer) and "modes" not in repr(layer)
+    assert lowrank.summary(layer).modes.tolist() == [""]

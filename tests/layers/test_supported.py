@@ -1,9 +1,12 @@
 """A layer is replaced if its forward is known: by its exact type, by its base's, or by what support is told."""
 
+import doctest
+
 import pytest
 import torch
 from torch import nn
 
+import lowrank
 from lowrank import InputError, decompose, densify
 from lowrank.layers import SUPPORTED, Decomposed, DecomposedLinear, support
 
@@ -45,3 +48,11 @@ def test_a_subclass_that_computes_as_its_base_does_is_known():
     net = decompose(plain, dims=2, rank_scale=1)
     assert type(densify(net)) is Named and isinstance(net, Decomposed)
     torch.testing.assert_close(net(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_example_of_support_runs(monkeypatch):
+    monkeypatch.setattr("lowrank.layers.supported.SUPPORTED", dict(SUPPORTED))
+    [example] = doctest.DocTestFinder(recurse=False).find(
+        lowrank.layers.support, globs={"lowrank": lowrank}, module=False
+    )
+    assert doctest.DocTestRunner().run(example).failed == 0

@@ -26,7 +26,7 @@ def test_the_summary_has_a_row_for_each_layer():
     assert row["shape"] == "16 x 16 x 3x3" and row["modes"] == "16 | 16 x 9" and row["decomp"] == "tt"
     assert row["weights"] == 16 * 16 * 9 and row["parameters"] == sum(core.numel() for core in net[1].cores)
     assert row["share"] == row["parameters"] / row["weights"] and row["error"] == net[1].error > 0
-    assert table.loc["6"].drop("shape").tolist() == ["dense", "", "", 64, 64, 1.0, "", 64, 0.0, ""]
+    assert table.loc["6"].drop("shape").tolist() == ["dense", "", "", 64, 64, 1.0, "", 64, 0.0, "skipped"]
     assert not table.isna().any().any() and "16 | 16 x 9" in table._repr_html_()
 
 

@@ -1,6 +1,7 @@
 """Nothing in silence: what cannot be decomposed is left, said, and listed with its reason; what is tied stays tied."""
 
 import functools
+import threading
 import warnings
 
 import pytest
@@ -9,6 +10,7 @@ from networks import Language, decomposed, decomposed_names, several, small
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+import lowrank
 from lowrank import InputError, decompose, densify, summary
 from lowrank.layers import separable
 from lowrank.network import cifar_network
@@ -232,3 +234,26 @@ def test_what_is_decomposed_already_is_left():
     once = decompose(small(), decomp="tt", rank_scale=0.5, skip="6")
     twice = decompose(once, decomp="cp", rank_scale=0.5)
     assert [layer.layout.decomp for layer in decomposed(twice).values()] == ["tt", "tt", "cp"]
+
+
+@pytest.mark.parametrize("argument", ["only", "skip"])
+@pytest.mark.parametrize("wrong", [lambda name: True, lambda: True, 5, nn.Linear(2, 2)])
+def test_what_selects_no_layers_is_refused_with_its_argument(argument, wrong):
+    with pytest.raises(
+        InputError, match=f"^{argument}=.*; allowed: patterns of names, types, functions of a name and a"
+    ):
+        decompose(nn.Sequential(nn.Linear(8, 8)), budget=0.5, **{argument: wrong})
+
+
+def test_a_module_that_cannot_be_copied_is_one_line():
+    net = nn.Sequential(nn.Linear(8, 8))
+    net.lock = threading.Lock()
+    with pytest.raises(InputError, match="^module=Sequential: it cannot be copied .*lock"):
+        decompose(net, budget=0.5)
+
+
+def test_what_is_skipped_is_said_until_it_is_taken():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Embedding(3, 4))
+    for choice, left in (({"skip": "0"}, ["skipped", ""]), ({"only": "0"}, ["", "skipped"]), ({}, ["", ""])):
+        net = decompose(lowrank.densify(net), budget=0.9, **choice)
+        assert summary(net).left.tolist()[:2] == left and summary(net).left["2"] != "skipped"

@@ -1,6 +1,7 @@
 """Where trials run: a scheduler that is safe to reach, workers with a GPU or cores each, a cluster left as it is."""
 
 import os
+import socket
 
 import dask
 import pytest
@@ -79,11 +80,18 @@ def test_tls_without_a_certificate_is_refused_and_says_where_it_is_looked_for(tm
 
 def test_a_certificate_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "cert.pem").write_text("no certificate")
-    for file in (tmp_path / "nowhere.pem", tmp_path / "cert.pem"):
+    os.mkfifo(tmp_path / "fifo.pem")
+    for file in (*(tmp_path / f"{name}.pem" for name in ("nowhere", "cert", "fifo")), tmp_path, "a\0b"):
         parts = ("ca-file", "client.key", "client.cert")
         told = dask.config.set({f"distributed.comm.tls.{part}": str(file) for part in parts})
-        with told, pytest.raises(InputError, match="^scheduler='tls://127.0.0.1:1': tls needs DASK_.*CLIENT__CERT [(]"):
+        with (
+            told,
+            pytest.raises(
+                InputError, match="^scheduler='tls://127.0.0.1:1': tls needs DASK_.*CLIENT__CERT [(].* told are "
+            ) as no,
+        ):
             check_scheduler("tls://127.0.0.1:1", insecure=False)
+        assert str(file) in str(no.value)
 
 
 def test_a_scheduler_that_does_not_answer_is_named_in_one_line(tmp_path):
@@ -96,3 +104,23 @@ def test_a_process_that_was_forked_from_one_that_has_swept_refuses(tmp_path, mon
     monkeypatch.setattr(cluster_room, "SWEPT", {os.getppid()})
     with pytest.raises(InputError, match="^a sweep cannot run in a process that was forked .*allowed: .*spawn$"):
         sweep(runs_of(0), runs=str(tmp_path), log=lambda line: None)
+
+
+@pytest.fixture
+def silent():
+    """The address of a port that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+class Other:
+    scheduler_address = 5
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_scheduler_is_named_in_one_line(tmp_path, silent):
+    soon = dask.config.set({"distributed.comm.timeouts.connect": "200ms"})
+    others = ("tcp://user@127.0.0.1:1", "tcp://127.0.0.1:1/path?x", "TCP://127.0.0.1:1", " tcp://127.0.0.1:1", Other())
+    for other in (silent, *others):
+        with soon, pytest.raises(InputError, match="^scheduler=.*: there is no answer from Dask [(].+[)]$"):
+            sweep(runs_of(0), runs=str(tmp_path), scheduler=other, log=lambda line: None)

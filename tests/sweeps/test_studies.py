@@ -106,3 +106,8 @@ def test_a_grid_takes_lists(values):
 def test_a_grid_that_nobody_can_train_is_refused_at_once(lists):
     with pytest.raises(InputError, match="a grid of .* runs or more; allowed: 1,000,000 at most"):
         grid(**lists)
+
+
+def test_a_name_that_is_no_parameter_is_refused_by_a_grid():
+    with pytest.raises(InputError, match="^decmp=.*: there is no such parameter; did you mean decomp[?]$"):
+        grid(decmp=["tt"])
