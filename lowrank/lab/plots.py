@@ -86,8 +86,8 @@ def accuracy_against_parameters(
 
     Every run is a faint dot, every setting a mean with its interval. Separable networks of several widths are a curve.
     Dense ones, which are several times larger, stand on the right edge, and the legend names their size.
-    Decompositions of one budget stand side by side around its mark. `ax.dots` is a list of (x, y, run): where each
-    run is drawn, in data coordinates. Raises InputError as `points` does.
+    Over parameters, decompositions of one budget stand side by side around its mark. `ax.dots` is a list of (x, y,
+    run): where each run is drawn, in data coordinates. Raises InputError as `points` does.
     """
     ax = ax or plt.subplots(figsize=(9, 5.2))[1]
     runs = table.dropna(subset="test_accuracy").assign(size=table[size])
@@ -99,7 +99,7 @@ def accuracy_against_parameters(
     draw_plain(ax, runs, rows)
     runs, rows = (each[~each.decomp.isin(PLAIN)] for each in (runs, rows))
     hues = colours(by, rows[by])
-    marks, step = mark_budgets(ax, rows, len(hues))
+    marks, step = mark_budgets(ax, rows, len(hues)) if size == "parameters" else ({}, 1)  # a budget buys no other size
     for k, (key, colour) in enumerate(hues.items()):
         shift = step ** (k - (len(hues) - 1) / 2)
         parts = [stand_by_marks(each[each[by] == key], marks, shift) for each in (runs, rows)]

@@ -74,6 +74,16 @@ def test_formats_of_one_budget_stand_apart_on_the_screen_and_no_nearer_to_the_ne
     assert {"5%", "10%", "25%"} <= {text.get_text() for text in ax.texts}
 
 
+def test_only_parameters_are_what_a_budget_fixes(table):
+    beside = pd.concat([table, runs([0.5, 0.51, 0.52], 11_000, decomp="cp", budget=0.1)], ignore_index=True)
+    beside = beside.assign(run=[f"run{k}" for k in range(len(beside))], multiply_adds=7 * beside.parameters)
+    ax = plots.accuracy_against_parameters(beside[beside.decomp != "dense"], size="multiply_adds")
+    sizes = beside.set_index("run").multiply_adds
+    assert [x for x, _, _ in ax.dots] == [sizes[run] for _, _, run in ax.dots]
+    assert "10%" not in [text.get_text() for text in ax.texts] and "its mark" not in texts(ax)
+    assert "10%" in [text.get_text() for text in plots.accuracy_against_parameters(beside).texts]
+
+
 def test_narrow_networks_are_a_curve_with_intervals():
     parts = [runs([0.5 + k / 10] * 2 + [0.52 + k / 10], 1000 * 2**k, decomp="separable", width=4 + k) for k in range(3)]
     ax = plots.accuracy_against_parameters(pd.concat([*parts, runs([0.6] * 3, 1500, decomp="tt", budget=0.1)]))
