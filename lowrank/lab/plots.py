@@ -1,8 +1,9 @@
 """Pictures of the table of runs: DataFrame in, matplotlib Axes out; one palette, one house style.
 
 An accuracy is a mean over seeds with its 95% interval, for which the spread between seeds is pooled over the settings
-that are drawn; every run is drawn too, as a faint dot. Fewer than three seeds get no interval. Nothing here reads a
-file: `lowrank.results()` makes the table, `lowrank.history(runs, run)` the history.
+that are drawn if they scatter alike; the caption says so. Every run is drawn too, as a faint dot. Fewer than three
+seeds get no interval. Nothing here reads a file: `lowrank.results()` makes the table, `lowrank.history(runs, run)` the
+history.
 """
 
 from __future__ import annotations

@@ -38,11 +38,11 @@ def one_source(table: pd.DataFrame, mixed: bool = False) -> pd.DataFrame:
 
 
 def points(table: pd.DataFrame, value: str = "test_accuracy", mixed: bool = False) -> pd.DataFrame:
-    """One row a setting (all parameters but the seed): `parameters`, `mean`, `low` and `high` of `value`, `n`.
+    """One row a setting (all parameters but the seed): `parameters`, `mean`, `low`, `high` of `value`, `n`, `pooled`.
 
-    The interval is Student's, its spread pooled over all settings unless Levene's test forbids it; NaN for fewer than
-    three seeds. Runs in which the value was not measured, as they diverged, are left out. Raises InputError if none is
-    left and if training code or data are mixed, unless `mixed`.
+    The interval is Student's. Its spread is pooled over all settings (`pooled`), or each setting's own if Levene's test
+    finds them unlike; it is NaN for fewer than three seeds. Runs in which the value was not measured, as they diverged,
+    are left out. Raises InputError if none is left and if training code or data are mixed, unless `mixed`.
     """
     table = one_source(table.dropna(subset=value), mixed)
     if table.empty:
@@ -57,7 +57,7 @@ def points(table: pd.DataFrame, value: str = "test_accuracy", mixed: bool = Fals
     low, high = rows["mean"] - half, rows["mean"] + half
     if value.endswith("accuracy"):
         low, high = low.clip(lower=0), high.clip(upper=1)
-    return rows.assign(low=low, high=high).drop(columns="sd")
+    return rows.assign(low=low, high=high, pooled=spread.common).drop(columns="sd")
 
 
 def scope(table: pd.DataFrame) -> str:
@@ -74,8 +74,10 @@ def scope(table: pd.DataFrame) -> str:
 def caption(table: pd.DataFrame, value: str = "test_accuracy") -> str:
     """Data, width, epochs, number of seeds and kind of interval, in one line."""
     table = table.dropna(subset=value)
-    seeds = f"mean and {CONFIDENCE:.0%} interval over seeds (pooled SD; none below n = {FEWEST})"
-    if points(table, value, mixed=True).n.max() < FEWEST:
+    rows = points(table, value, mixed=True)
+    spread = "SD pooled over all settings" if rows.pooled.all() else "each setting's own SD"
+    seeds = f"mean and {CONFIDENCE:.0%} interval over seeds ({spread}; none below n = {FEWEST})"
+    if rows.n.max() < FEWEST:
         seeds = "mean over seeds, too few for an interval"
     return f"{listed(table.dataset)}, {scope(table)}; every dot a run, {seeds}"
 

@@ -18,6 +18,18 @@ def test_the_interval_is_students_over_the_spread_of_all_settings(table):
     assert points.loc[("tt", 0.1), ["low", "high"]].tolist() == pytest.approx([0.72 - half, 0.72 + half])
 
 
+def test_the_caption_says_whose_spread_makes_the_intervals():
+    def apart(sd, epochs):
+        seeds = 0.7 + sd * np.array([-1, -0.5, 0, 0.5, 1])
+        return runs(seeds, decomp="tt", budget=0.1, epochs=epochs)
+
+    alike, unlike = (pd.concat([apart(0.01, 2), apart(sd, 9)]) for sd in (0.01, 0.1))
+    assert "(SD pooled over all settings; none below n = 3)" in settings.caption(alike)
+    assert "(each setting's own SD; none below n = 3)" in settings.caption(unlike)
+    widths = [(rows.high - rows.low).tolist() for rows in map(settings.points, (alike, unlike))]
+    assert widths[0][1] == pytest.approx(widths[0][0]) and widths[1][1] == pytest.approx(10 * widths[1][0])
+
+
 def test_no_interval_is_of_two_seeds_or_leaves_0_to_1():
     table = pd.concat([runs([0.5, 0.7], decomp="tt", budget=0.1), runs([0.99, 0.7, 0.9], decomp="cp", budget=0.1)])
     points = settings.points(table).set_index("decomp")
