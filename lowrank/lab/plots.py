@@ -110,7 +110,7 @@ def accuracy_against_parameters(
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(xlabel=SIZE_LABELS[size], ylabel="test accuracy")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    note(ax, caption(table) + ("\nformats of one budget stand side by side around its mark" if marks else ""))
+    note(ax, caption(table) + ("\nnetworks of one budget stand side by side around its mark" if marks else ""))
     return ax
 
 

@@ -1,6 +1,8 @@
 """The pictures show every run, say what their intervals are, and refuse what does not belong together."""
 
 import json
+from itertools import combinations
+from unittest import mock
 
 import matplotlib
 import numpy as np
@@ -171,6 +173,30 @@ def test_sizes_are_a_line_for_each_mode_count_and_rule():
         (200, "-"), (200, "--"), (300, "-"), (300, "--")
     ]  # fmt: skip
     assert ax.get_legend_handles_labels()[1] == ["2 modes", "3 modes"]
+
+
+def overlapping_texts(figure):
+    """Pairs of texts of a figure that cover each other where they are drawn."""
+    figure.draw_without_rendering()
+    shown = [text for text in figure.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in shown]
+    return [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]
+
+
+@pytest.mark.parametrize("budgets", [[0.1, 0.5], [0.05, 0.1, 0.15, 0.2]])
+def test_no_text_of_the_picture_of_a_rehearsal_covers_another(budgets):
+    cells = json.loads((ROOT / "notebooks" / "sweep.ipynb").read_text())["cells"]
+    [source] = ["".join(cell["source"]) for cell in cells if "def show" in "".join(cell["source"])]
+    scope = {"plt": plots.plt, "plots": plots, "scale": "smoke", "display": lambda **_: mock.Mock()}
+    exec(source.partition("table = lowrank.sweep")[0], scope)
+    scope["show"](
+        pd.concat(
+            runs([0.5, 0.6], round(4000 + 9000 * budget), decomp="tt", dims=dims, budget=budget)
+            for dims in (2, 3) for budget in budgets
+        )
+    )  # fmt: skip
+    assert "a rehearsal" in scope["axes"].get_title(loc="left")
+    assert overlapping_texts(scope["figure"]) == []
 
 
 def test_saved_pictures_are_opaque(table, tmp_path):
