@@ -53,8 +53,9 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
 
     `log` gets a line at a time, `watch` the history (a row an epoch) after every epoch. A run that was stopped goes on
     after its last whole epoch; one that is done without the weights that `save_weights` asks for is trained anew.
-    Returns the record, a row of `lowrank.results`. Raises InputError, one line, before any work if a parameter
-    is not possible.
+    Returns the record, a row of `lowrank.results`: among its numbers, `fit_loss` and `fit_accuracy` are those of the
+    training images without augmentation, after the last epoch. Raises InputError, one line, before any work if a
+    parameter is not possible.
 
     >>> record = lowrank.run(decomp="tt", dims=3, budget=0.5, dataset="digits", width=4, epochs=1)
     run ...

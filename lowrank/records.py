@@ -52,7 +52,7 @@ class Record(dict):
         return f"Record({', '.join(f'{name}={self[name]!r}' for name in FIRST if name in self)})"
 
     def _repr_html_(self) -> str:
-        return html_table({name: [value] for name, value in self.items() if name != "correct"})
+        return html_table({name: [value] for name, value in as_read(self).items() if name != "correct"})
 
 
 @cache
@@ -222,8 +222,8 @@ def check_end(content: bytes, rows: int, found: Record | None) -> None:
 
 # --- the table of all runs, as a notebook shows it
 
-COUNTS = ["parameters", "pointwise_parameters", "multiply_adds", "peak_memory"]
-SHARES = ["test_accuracy", "train_accuracy"]
+COUNTS = ["parameters", "pointwise_parameters", "multiply_adds"]
+PARTS = ["test", "train", "validation", "fit"]  # of the images: `fit` is those of training as they are, at the end
 
 
 def show_share(value: float) -> str:
@@ -233,10 +233,17 @@ def show_share(value: float) -> str:
 
 SHOWN_AS = (
     dict.fromkeys(COUNTS, "{:,.0f}".format)
-    | dict.fromkeys(SHARES, "{:.1%}".format)
-    | {"compression": show_share}
+    | dict.fromkeys([f"{part}_accuracy" for part in PARTS], "{:.1%}".format)
+    | dict.fromkeys([f"{part}_loss" for part in PARTS], "{:.4f}".format)
+    | {"compression": show_share, "peak_memory": lambda value: f"{value / 2**20:,.0f} MiB"}
     | {"seconds": "{:.1f}".format, "images_per_second": "{:,.0f}".format, "started": "{:%Y-%m-%d %H:%M}".format}
 )
+
+
+def as_read(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says, its numbers as people read them."""
+    shown = {name for name, value in content.items() if name in SHOWN_AS and isinstance(value, int | float)}
+    return {name: SHOWN_AS[name](value) if name in shown else value for name, value in content.items()}
 
 
 class Table(pd.DataFrame):
@@ -257,7 +264,11 @@ class Table(pd.DataFrame):
             for name in unused_by("dense").intersection(names):
                 unused = [name in unused_by(decomp) for decomp in frame.decomp]
                 frame[name] = frame[name].astype(object).mask(unused, "")
-        shown = frame.to_html(formatters=SHOWN_AS, notebook=True, max_rows=pd.get_option("display.max_rows"))
+        for name in SHOWN_AS.keys() & set(names):
+            frame[name] = frame[name].map(SHOWN_AS[name], na_action="ignore")
+        texts = frame.columns[frame.dtypes == object]
+        frame[texts] = frame[texts].where(frame[texts].notna(), "")
+        shown = frame.to_html(na_rep="", notebook=True, max_rows=pd.get_option("display.max_rows"))
         return shown + (f"<p>{len(self)} rows; {rest} more columns</p>" if rest else "")
 
 
@@ -265,7 +276,9 @@ def results(runs: str | Path = "runs") -> Table:
     """One row a run, read from the records; a relative path starts at the repository.
 
     Its columns are the id (`run`), the `status`, every parameter and what was measured; `started` is a UTC time. A
-    number that was not measured, because the run failed or diverged, is NaN. `correct`, which is long, is left out.
+    number that was not measured, because the run failed or diverged, is NaN. `train_loss` and `train_accuracy` are of
+    the images as they were augmented, over the last epoch, in which the network changed; `fit_loss` and `fit_accuracy`
+    are of the training images without augmentation, after it. `correct`, which is long, is left out.
 
     >>> lowrank.results("runs").query("run == '4a736e9f65c3'")[["decomp", "width", "parameters"]].to_dict("records")
     [{'decomp': 'separable', 'width': 16, 'parameters': 52288}]

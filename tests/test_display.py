@@ -140,3 +140,21 @@ def test_explore_goes_on_where_a_history_or_weights_are_damaged(tmp_path, shown,
         show(str(tmp_path))
     assert sum("damaged weights" in each.data for each in shown if isinstance(each, HTML)) == 1
     assert sum(isinstance(each, Image) for each in shown) == 3
+
+
+@pytest.mark.parametrize("show", [Record._repr_html_, lambda record: explore.tabulate_record(record).data])
+def test_a_record_shows_numbers_as_people_read_them_and_keeps_them(tmp_path, show):
+    parts = ("test", "train", "validation", "fit")
+    values = {f"{part}_{name}": 0.8937777777777778 for part in parts for name in ("accuracy", "loss")}
+    record = write_record(tmp_path, "a", **values, peak_memory=3 * 2**30)
+    shown = Tags(show(record)).text
+    assert shown.count("89.4%") == shown.count("0.8938") == len(parts) and "8937" not in shown
+    assert "peak_memory3,072 MiB" in shown
+    assert record["peak_memory"] == 3 * 2**30 and record["fit_accuracy"] == values["fit_accuracy"]
+
+
+def test_a_table_leaves_blank_what_was_not_measured_or_not_said(tmp_path):
+    write_record(tmp_path, "a", parameters=None, test_accuracy=None, status="failed", reason="no room")
+    write_record(tmp_path, "b", test_accuracy=0.8937777777777778)
+    shown = Tags(lowrank.results(tmp_path)._repr_html_()).text
+    assert "no room" in shown and "89.4%" in shown and "None" not in shown and "nan" not in shown.lower()

@@ -23,7 +23,7 @@ from ..display import as_label, html_table
 from ..formats import uses_dims
 from ..network import IMAGE, build, select_decomposable
 from ..paths import runs_folder
-from ..records import COLUMNS, SHOWN_AS, WEIGHTS, Record, history, records, results
+from ..records import COLUMNS, SHOWN_AS, WEIGHTS, Record, as_read, history, records, results
 from ..start import decompose_start
 from ..surgery.inventory import summary
 from ..weights import load
@@ -177,10 +177,8 @@ def repeat(record: Mapping[str, Any]) -> str:
 
 def tabulate_record(record: Mapping[str, Any]) -> HTML:
     """What was asked and what was measured, in numbers that are easy to read."""
-    numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
-    texts = {name: SHOWN_AS[name](value) for name, value in numbers.items() if name in SHOWN_AS}
     names = [name for name in dict.fromkeys([*COLUMNS, *record]) if record.get(name) is not None and name != "correct"]
-    return HTML(html_table({name: [texts.get(name, record[name])] for name in names}))
+    return HTML(html_table({name: [as_read(record)[name]] for name in names}))
 
 
 def one_run(runs: str = "runs", clicked: LivePicture | None = None) -> None:
