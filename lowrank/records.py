@@ -266,7 +266,7 @@ class Table(pd.DataFrame):
                 frame[name] = frame[name].astype(object).mask(unused, "")
         for name in SHOWN_AS.keys() & set(names):
             frame[name] = frame[name].map(SHOWN_AS[name], na_action="ignore")
-        texts = frame.columns[frame.dtypes == object]
+        texts = frame.columns[frame.dtypes == "object"]
         frame[texts] = frame[texts].where(frame[texts].notna(), "")
         shown = frame.to_html(na_rep="", notebook=True, max_rows=pd.get_option("display.max_rows"))
         return shown + (f"<p>{len(self)} rows; {rest} more columns</p>" if rest else "")

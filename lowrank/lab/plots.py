@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, PercentForm
 from ..config import PLAIN, InputError
 from ..display import as_label
 from .inference import CONFIDENCE, MARGIN
-from .settings import FEWEST, caption, listed, points, scope, span
+from .settings import DRAWN, FEWEST, SETTING, caption, check_columns, listed, points, scope, span
 
 # After Okabe & Ito (2008), told apart with any colour vision; their yellow, too faint on white, is left out.
 COLOURS = {
@@ -83,13 +83,15 @@ def style() -> None:
 def accuracy_against_parameters(
     table: pd.DataFrame, ax: Axes | None = None, by: str = "decomp", mixed: bool = False, size: str = "parameters"
 ) -> Axes:
-    """Test accuracy over `size` (one of SIZE_LABELS, log): a colour for each `by`, "decomp" or "dims".
+    """Test accuracy over `size` (one of SIZE_LABELS, log): a colour for each `by`, a parameter of the runs.
 
     Every run is a faint dot, every setting a mean with its interval. Separable networks of several widths are a curve.
     Dense ones, which are several times larger, stand on the right edge, and the legend names their size.
     Over parameters, decompositions of one budget stand side by side around its mark. `ax.dots` is a list of (x, y,
-    run): where each run is drawn, in data coordinates. Raises InputError as `points` does.
+    run): where each run is drawn, in data coordinates. Raises InputError as `points` does, and at other columns.
     """
+    check_columns(table, DRAWN, among=SETTING, by=by)
+    check_columns(table, DRAWN, among=SIZE_LABELS, size=size)
     ax = ax or plt.subplots(figsize=(9, 5.2))[1]
     runs = table.dropna(subset="test_accuracy").assign(size=table[size])
     rows = points(runs.assign(parameters=table[size]), mixed=mixed).rename(columns={"parameters": "size"})
@@ -104,7 +106,8 @@ def accuracy_against_parameters(
     for k, (key, colour) in enumerate(hues.items()):
         shift = step ** (k - (len(hues) - 1) / 2)
         parts = [stand_by_marks(each[each[by] == key], marks, shift) for each in (runs, rows)]
-        draw_group(ax, *parts, colour, f"{key}" if by == "decomp" else f"{key} modes", MARKERS.get(key, "o"))
+        label = {"decomp": f"{key}", "dims": f"{key} modes"}.get(by, f"{by} {key}")
+        draw_group(ax, *parts, colour, label, MARKERS.get(key, "o"))
     low, high = ax.get_xlim()
     counted(ax.xaxis, next(steps for most, steps in STEPS.items() if high <= most * low))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -194,8 +197,9 @@ def heatmap(
 ) -> Axes:
     """Mean test accuracy over two parameters, a cell a pair, or its difference to the row `against`.
 
-    Raises InputError as `points` does, and if there is no row `against`.
+    Raises InputError as `points` does, and if there is no such parameter and no row `against`.
     """  # fmt: skip
+    check_columns(table, DRAWN, among=[*SETTING, "parameters"], rows=rows, columns=columns)
     ax = ax or plt.subplots()[1]
     table = table[~table.decomp.isin(PLAIN)]
     cells = 100 * points(table, mixed=mixed).pivot_table("mean", rows, columns)
@@ -219,11 +223,10 @@ def heatmap(
 def curves(history: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     """Loss and accuracy over epochs of the history of one run, on two axes: in training, test and, if any, validation.
 
-    Raises InputError if the history has not all of them.
+    Raises InputError if the history is no table that has them.
     """
     columns = ["epoch", *(f"{part}_{name}" for part in ("train", "test") for name in ("loss", "accuracy"))]
-    if lacking := [name for name in columns if name not in history]:
-        raise InputError(f"history: there is no column {', '.join(lacking)}")
+    check_columns(history, columns, name="history")
     axes = plt.subplots(1, 2, figsize=(9, 3.5))[1] if axes is None else axes
     for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
         for part in [part for part in PARTS if f"{part}_{name}" in history]:
@@ -238,6 +241,7 @@ def curves(history: pd.DataFrame, axes: Sequence[Axes] | None = None) -> Sequenc
 
 def parameter_counts(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """`parameters` (log) over `rank_scale`: a colour for each of `dims`, a dashed line for the original rank rule."""
+    check_columns(table, ["dims", "rank_rule", "rank_scale", "parameters"])
     ax = ax or plt.subplots()[1]
     hues = colours("dims", table["dims"])
     for (dims, rule), line in table.groupby(["dims", "rank_rule"]):
@@ -260,6 +264,7 @@ def forest(rows: pd.DataFrame, label: str, by: str, ax: Axes | None = None, comp
     difference whose interval leaves out 0 is filled; the band is 1 point on either side. `compared` says which network
     is compared with which, on what. No interval is drawn for fewer than three seeds.
     """
+    check_columns(rows, ["mean", "low", "high", "n", "value"], name="rows", label=label, by=by)
     ax = ax or plt.subplots()[1]
     labels, groups = list(dict.fromkeys(rows[label])), list(colours(by, rows[by]))
     hues, points = colours(by, groups), str(rows["value"].iloc[0]).endswith("accuracy")

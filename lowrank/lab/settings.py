@@ -19,7 +19,25 @@ from .inference import CONFIDENCE, pool_spread
 PARAMETERS = [each.name for each in fields(Config) if each.name not in ("seed", "start", "save_weights", "runs")]
 SETTING = [*PARAMETERS, "start_decomp"]  # of a run that starts from another, which depends on the seed, its form
 FEWEST = 3  # seeds that an interval takes
+DRAWN = ["decomp", "dataset", "width", "epochs", "budget", "parameters", "test_accuracy"]  # of a table
 SHARED = ["dataset", "epochs", "schedule", "width"]  # settings that differ in these may have different spreads
+
+
+def check_columns(
+    table: Any, needed: Iterable[str], name: str = "table", among: Iterable[str] | None = None, **named: Any
+) -> None:
+    """Raises InputError if this is no table with the columns `needed`, or if a parameter names none of its columns.
+
+    `among` are those that the parameters may name, as far as the table has them; without it they may name any.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"{name}={table!r}; allowed: a table (pandas.DataFrame)")
+    if lacking := [column for column in needed if column not in table]:
+        raise InputError(f"{name}: there is no column {', '.join(lacking)}")
+    allowed = [column for column in (table if among is None else among) if column in table]
+    for parameter, column in named.items():
+        if not isinstance(column, str) or column not in allowed:
+            raise InputError(f"{parameter}={column!r}; allowed: a column of the table, {', '.join(map(str, allowed))}")
 
 
 def code_of(table: pd.DataFrame) -> pd.Series:
@@ -42,8 +60,11 @@ def points(table: pd.DataFrame, value: str = "test_accuracy", mixed: bool = Fals
 
     The interval is Student's. Its spread is pooled over all settings (`pooled`), or each setting's own if Levene's test
     finds them unlike; it is NaN for fewer than three seeds. Runs in which the value was not measured, as they diverged,
-    are left out. Raises InputError if none is left and if training code or data are mixed, unless `mixed`.
+    are left out. Raises InputError if none is left, if training code or data are mixed, unless `mixed`, and if `value`
+    is no column of numbers.
     """
+    check_columns(table, [] if mixed else ["data"])
+    check_columns(table, [], among=table.select_dtypes("number"), value=value)
     table = one_source(table.dropna(subset=value), mixed)
     if table.empty:
         raise InputError(f"{value}: no run of the table has it")

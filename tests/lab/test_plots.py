@@ -175,6 +175,47 @@ def test_sizes_are_a_line_for_each_mode_count_and_rule():
     assert ax.get_legend_handles_labels()[1] == ["2 modes", "3 modes"]
 
 
+@pytest.mark.parametrize(
+    ("draw", "names"),
+    [
+        (plots.accuracy_against_parameters, ("by", "size")),
+        (plots.heatmap, ("rows", "columns")),
+        (plots.points, ("value",)),
+        (plots.forest, ("label", "by")),
+    ],
+)
+def test_what_is_no_column_is_one_line_with_those_that_are(table, draw, names):
+    effects = table.assign(multiply_adds=9 * table.parameters, mean=0.1, low=0, high=0.2, n=3, value="test_accuracy")
+    given = {"label": "budget", "by": "decomp"} if draw is plots.forest else {"mixed": True}
+    for name in names:
+        for wrong in ("foo", "run", 3, None, ["decomp"]):
+            with pytest.raises(InputError) as caught:
+                draw(effects, **given | {name: wrong})
+            said, _, allowed = str(caught.value).partition("; allowed: a column of the table, ")
+            assert said == f"{name}={wrong!r}" and set(allowed.split(", ")) <= set(effects)
+        draw(effects, **given | {name: allowed.split(", ")[0]})
+
+
+DRAWN = {
+    plots.accuracy_against_parameters: "table",
+    plots.heatmap: "table",
+    plots.points: "table",
+    plots.parameter_counts: "table",
+    plots.curves: "history",
+    lambda rows: plots.forest(rows, "budget", "decomp"): "rows",
+}
+
+
+@pytest.mark.parametrize(("draw", "name"), DRAWN.items())
+def test_what_is_no_table_of_runs_is_one_line(draw, name):
+    for wrong in (3, None, "runs", [{"decomp": "tt"}]):
+        with pytest.raises(InputError) as caught:
+            draw(wrong)
+        assert str(caught.value) == f"{name}={wrong!r}; allowed: a table (pandas.DataFrame)"
+    with pytest.raises(InputError, match=f"^({name}: there is no column |value='test_accuracy'; allowed)"):
+        draw(pd.DataFrame({"data": ["f00"]}))
+
+
 def overlapping_texts(figure):
     """Pairs of texts of a figure that cover each other where they are drawn."""
     figure.draw_without_rendering()
