@@ -180,10 +180,10 @@ def section(name: str, notebook: nbformat.NotebookNode) -> str:
 def thumbnails(shared: Mapping[str, nbformat.NotebookNode]) -> Iterator[str]:
     """Each picture, small: a click opens it."""
     for name, notebook in shared.items():
-        for number in range(1, len(pictures(notebook)) + 1):
-            image, text = f"{name}-{number}", html.escape(question(notebook))
+        for number, heading in enumerate(headings(notebook), start=1):
+            image, text = f"{name}-{number}", html.escape(f"{question(notebook)} {number}: {heading}")
             anchor = f' id="{name}"' if number == 1 else ""
-            small = f'<img src="{image}.png" alt="{text} Figure {number}" loading="lazy">'
+            small = f'<img src="{image}.png" alt="{text}" loading="lazy">'
             said = f'{text} <a href="{image}.svg">SVG</a> <a href="{image}.pdf">PDF</a>'
             said = f'<figcaption class="faint">{said}</figcaption>'
             yield f'<figure{anchor}><a href="{image}.png">{small}</a>{said}</figure>'
@@ -194,9 +194,23 @@ def as_html(markdown: str) -> str:
     return MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render(markdown)
 
 
+def first_line(cell: nbformat.NotebookNode) -> str:
+    """The heading that a cell begins with, as plain text."""
+    return cell.source.partition("\n")[0].lstrip("# ").replace("`", "")
+
+
 def question(notebook: nbformat.NotebookNode) -> str:
     """The heading of a notebook."""
-    return notebook.cells[0].source.partition("\n")[0].lstrip("# ")
+    return first_line(notebook.cells[0])
+
+
+def headings(notebook: nbformat.NotebookNode) -> list[str]:
+    """The heading above each picture."""
+    found, heading = [], ""
+    for cell in notebook.cells:
+        heading = first_line(cell) if cell.cell_type == "markdown" and cell.source.startswith("#") else heading
+        found += [heading for _ in pictures(nbformat.from_dict({"cells": [cell]}))]
+    return found
 
 
 def answer(notebook: nbformat.NotebookNode) -> str:

@@ -87,9 +87,10 @@ def scope(table: pd.DataFrame) -> str:
     plain = table["decomp"].isin(PLAIN)
     width = span(table.width[~plain] if (~plain).any() else table.width)
     if (~plain).any() and set(table.width[plain]) - set(table.width[~plain]):
-        width += f" (plain networks {span(table.width[plain])})"
+        width += f" (plain networks of width {span(table.width[plain])})"
     n = table.groupby(names, dropna=False).size()
-    return f"width {width}, {listed(table.epochs)} epochs, n = {span(n)}"
+    epochs = listed(table.epochs).replace(", ", " and ")
+    return f"width {width}, {epochs} epochs, n = {span(n)}"
 
 
 def caption(table: pd.DataFrame, value: str = "test_accuracy") -> str:

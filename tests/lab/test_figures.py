@@ -113,6 +113,13 @@ def test_questions_and_their_answers_come_before_every_picture(shared):
     assert "prefers-color-scheme: dark" in page and "width=device-width" in page
 
 
+def test_no_two_pictures_of_the_page_have_one_caption(shared):
+    captions = re.findall(r'<figcaption class="faint">(.*?) <a', (shared / "index.html").read_text())
+    assert len(set(captions)) == len(captions) == len(list(shared.glob("*.png")))
+    assert "Do fewer parameters cost less time? 3: A network, by its multiply-adds" in captions
+    assert not [caption for caption in captions if "`" in caption or caption.endswith(": ")]
+
+
 @pytest.mark.parametrize("notebook", RUNS, ids=lambda notebook: notebook.stem)
 def test_a_shared_notebook_names_the_project_by_links_that_hold(notebook, shared):
     heading = nbformat.read(shared / notebook.name, as_version=4).cells[0].source
@@ -160,6 +167,16 @@ def execute_cells(notebook: Path, folder: Path) -> dict:
                     namespace["runs"] = str(folder)
         matplotlib.pyplot.close("all")
     return namespace
+
+
+def test_the_pictures_of_decomposed_networks_explain_their_hollow_marks_and_have_a_fitting_axis(runs):
+    [notebook] = [notebook for notebook in RUNS if notebook.stem == "10-compress"]
+    seen = execute_cells(notebook, runs)
+    legends = [ax.get_legend() for ax in seen["figure"].axes if ax.get_legend()]
+    names = [text.get_text() for legend in legends for text in legend.get_texts()]
+    assert f"hollow: from scratch,\n{seen['altogether']} epochs altogether" in names
+    untrained = seen["started"][seen["started"].epochs == 0].test_accuracy
+    assert seen["ax"].get_ylim() == pytest.approx((0, 1.25 * untrained.max()))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])

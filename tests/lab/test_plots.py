@@ -92,7 +92,7 @@ def test_narrow_networks_are_a_curve_with_intervals():
     (curve,) = [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 3]
     assert curve.get_xdata().tolist() == [1000, 2000, 4000]
     assert "separable, width 4 to 6" in [text.get_text() for text in ax.get_legend().get_texts()]
-    assert "width 64 (plain networks 4 to 6)" in texts(ax).replace("\n", " ")
+    assert "width 64 (plain networks of width 4 to 6)" in texts(ax).replace("\n", " ")
 
 
 def test_a_picture_carries_data_width_epochs_seeds_and_interval(table):

@@ -44,6 +44,12 @@ def test_a_point_is_a_setting_over_its_seeds(table):
     assert len(points) == 5
 
 
+def test_the_scope_says_which_number_is_a_width_and_which_are_epochs():
+    parts = [runs([0.5], decomp="tt", width=16, budget=0.1, epochs=epochs) for epochs in (6, 30)]
+    scope = settings.scope(pd.concat([*parts, runs([0.5], decomp="separable", width=7, epochs=30)]))
+    assert scope == "width 16 (plain networks of width 7), 6 and 30 epochs, n = 1"
+
+
 @pytest.mark.parametrize(("seeds", "words"), [([3, 3], "3"), ([5, 3], "3, 5"), ([4, 5, 3, 3], "3 to 5")])
 def test_several_values_take_as_few_words_as_they_need(seeds, words):
     assert settings.span(seeds) == words
