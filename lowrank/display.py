@@ -18,6 +18,11 @@ def as_label(value: Any) -> str:
     return str(value).replace("$", r"\$")
 
 
+def how_many(number: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def html_table(rows: Mapping[str, Iterable[Any]]) -> str:
     """A row for each name, with its cells: what a notebook shows of an object."""
     lines = []

@@ -30,7 +30,7 @@ from typing import Any
 import pandas as pd
 
 from .config import ADDED, Config, InputError, unused_by
-from .display import html_table
+from .display import how_many, html_table
 from .fields import TYPES, check_fields, is_of_epoch
 from .files import claim, explain_errors, open_regular, read_at_most, sweep_up, write
 from .paths import runs_folder
@@ -269,7 +269,7 @@ class Table(pd.DataFrame):
         texts = frame.columns[frame.dtypes == "object"]
         frame[texts] = frame[texts].where(frame[texts].notna(), "")
         shown = frame.to_html(na_rep="", notebook=True, max_rows=pd.get_option("display.max_rows"))
-        return shown + (f"<p>{len(self)} rows; {rest} more columns</p>" if rest else "")
+        return shown + (f"<p>{how_many(len(self), 'row')}; {how_many(rest, 'more column')}</p>" if rest else "")
 
 
 def results(runs: str | Path = "runs") -> Table:

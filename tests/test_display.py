@@ -13,7 +13,7 @@ from nbconvert.filters import markdown2html
 
 import lowrank
 from lowrank.config import Config
-from lowrank.display import as_label, as_text
+from lowrank.display import as_label, as_text, how_many
 from lowrank.lab import analysis, explore, figures, plots
 from lowrank.records import Record, collect
 
@@ -158,3 +158,9 @@ def test_a_table_leaves_blank_what_was_not_measured_or_not_said(tmp_path):
     write_record(tmp_path, "b", test_accuracy=0.8937777777777778)
     shown = Tags(lowrank.results(tmp_path)._repr_html_()).text
     assert "no room" in shown and "89.4%" in shown and "None" not in shown and "nan" not in shown.lower()
+
+
+def test_one_is_singular(tmp_path):
+    write_record(tmp_path, "a")
+    assert how_many(1, "run") == "1 run" and how_many(2, "run") == "2 runs" and how_many(0, "run") == "0 runs"
+    assert "<p>1 row; " in lowrank.results(tmp_path)._repr_html_()

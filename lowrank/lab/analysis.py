@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import Config, InputError
-from ..display import as_text
+from ..display import as_text, how_many
 from ..paths import ROOT
 from ..records import FINAL, record
 from ..sweeps.plan import plan_runs
@@ -74,14 +74,15 @@ class Evidence:
         if self.missing:
             notes.append(f"{self.missing} of {self.settings} settings have not all their seeds yet and are left out.")
         if self.diverged:
-            notes.append(f"{self.diverged} runs diverged: they have no accuracy and are not in the means.")
+            notes.append(f"Diverged, without an accuracy and not in the means: {how_many(self.diverged, 'run')}.")
         if self.looks > 1:
             notes.append(f"Open contests got more seeds: intervals are those of {self.looks} looks (Bonferroni).")
-        notes += [f"Left out: {runs} runs of {what}." for what, runs in self.others.items()]
+        notes += [f"Left out: {how_many(runs, 'run')} of {what}." for what, runs in self.others.items()]
         data, precision, torch = (as_text(listed(table[name])) for name in ("dataset", "precision", "torch"))
         held = "of the training images a share of " + listed(table.validation) + " held out"
+        total = how_many(len(table), "run")
         first = (
-            f"Study `{self.study}` at the scale `{self.scale}`: {len(table)} runs on {data}, {held}, {self.scope}, "
+            f"Study `{self.study}` at the scale `{self.scale}`: {total} on {data}, {held}, {self.scope}, "
             f"{precision}, torch {torch}, training code {as_text(listed(code_of(table)))}. An accuracy is that after "
             "the last epoch."
         )

@@ -217,7 +217,7 @@ def sweep(
 
     >>> study = lowrank.grid(decomp=["tt"], dims=[3], budget=[0.5], dataset=["digits"], width=[4], epochs=[1])
     >>> table = lowrank.sweep(study)
-    own grid: 1 runs, ...
+    own grid: 1 run, ...
     >>> table["parameters"].tolist()
     [3104]
     """

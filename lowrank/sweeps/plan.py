@@ -13,6 +13,7 @@ import torch
 
 from ..config import PLAIN, Config, InputError
 from ..data import Data, load_data
+from ..display import how_many
 from ..errors import refuse_unknown, whole_number
 from ..experiment import count_network, revision
 from ..files import claim
@@ -192,7 +193,7 @@ def announce(
     other = sum(found.get("revision") != code for found in done)
     name = f"{study}, {NAMES.get(scale, scale)}" if isinstance(study, str) else "own grid"
     note = f" ({other} by another revision of the code)" if other else ""
-    yield f"{name}: {len(configs)} runs, {len(done)} done{note}, {len(missing)} to train"
+    yield f"{name}: {how_many(len(configs), 'run')}, {len(done)} done{note}, {len(missing)} to train"
     yield from sorted({f"records: {relative(config.folder)}" for config in missing.values()})
     if here:
         slowness = {find_slowness(config.precision, best_device()) for config in missing.values()}

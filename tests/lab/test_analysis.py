@@ -104,7 +104,7 @@ def test_a_diverged_run_is_not_missing_and_is_counted():
     table.loc[0, ["status", "test_accuracy"]] = ["diverged", np.nan]
     found = analysis.evidence(table, STUDY)
     assert (found.missing, found.diverged, len(found.table)) == (0, 1, 7)
-    assert "1 runs diverged" in found.method()
+    assert "Diverged, without an accuracy and not in the means: 1 run." in found.method()
     failed = table.assign(status=table.status.replace("diverged", "failed"))
     assert analysis.evidence(failed, STUDY).missing == 1
 

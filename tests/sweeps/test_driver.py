@@ -1,6 +1,7 @@
 """What a sweep promises: every run once, whatever is killed, raises or is started twice."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -191,6 +192,8 @@ def test_the_notebook_runs_a_study_and_a_second_time_nothing(execute, tmp_path):
     execute(NOTEBOOK, executed, cwd=ROOT, **asked)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert f"{len(table)} done, 0 to train" in executed.read_text()
+    last = json.loads(executed.read_text())["cells"][-1]["outputs"][0]["data"]
+    assert "".join(last["text/markdown"]) == "No run failed or diverged."
 
 
 def test_the_notebook_refuses_a_parameter_that_does_not_exist(execute, tmp_path):

@@ -12,7 +12,7 @@ from lowrank.config import Config
 from lowrank.errors import InputError
 from lowrank.files import claim
 from lowrank.records import store
-from lowrank.sweeps.plan import identify_runs, missing_of, plan_runs, status
+from lowrank.sweeps.plan import announce, identify_runs, missing_of, plan_runs, status
 from lowrank.sweeps.studies import grid
 
 
@@ -123,6 +123,7 @@ def test_status_shows_what_a_form_uses_and_where_a_failed_run_left_its_words(tmp
     store(tmp_path / "mine", {"run": failed, "status": "failed", "reason": "no <room>"}, [])
     table = status(runs, runs="mine")
     assert table["log"].tolist() == [f"mine/{failed}/log.txt", "", ""]
+    assert "None" not in table._repr_html_() and "nan" not in table._repr_html_().lower()
     head, *rows = table._repr_html_().split("</tr>")[:-1]
     names = re.findall("<th>(.*?)</th>", head)
     cells = [dict(zip(names, re.findall("<t[hd]>(.*?)</t[hd]>", row), strict=True)) for row in rows]
@@ -136,3 +137,8 @@ def test_status_shows_what_a_form_uses_and_where_a_failed_run_left_its_words(tmp
 def test_a_rehearsal_augments_what_may_be_mirrored(dataset, augmented):
     [*runs] = plan_runs("null-control", "smoke", dataset=dataset)
     assert {Config.of(run).fitted(1000).augment for run in runs} == {augmented}
+
+
+def test_one_run_is_announced_as_one(tmp_path):
+    configs = identify_runs(plan_runs(runs_of(0), runs=str(tmp_path)))
+    assert next(announce(runs_of(0), "smoke", configs, configs, here=False)) == "own grid: 1 run, 0 done, 1 to train"
