@@ -16,6 +16,7 @@ from .inference import Groups, as_weights, average_over, combine, group_runs
 
 TOLD_APART = ["start_decomp", "decomp", "budget", "width", "epochs"]  # what tells the networks of the study apart
 OTHERS = ("from scratch", "narrow")
+NEAR = 1.1  # times as large, or as small, is still nearly the same size
 
 
 def select_longest(table: pd.DataFrame) -> pd.DataFrame:
@@ -52,9 +53,9 @@ def find_others(groups: Groups, parameters: pd.Series) -> Iterator[tuple[tuple, 
         alike = [other for other in places if other[:4] == ("", decomp, budget, width)]
         if form == "separable":  # of a dense network the decomposed design is another
             yield from ((key, "from scratch", other) for other in alike)
-        narrow = [other for other in places if other[:2] == ("", form)]
-        if narrow:
-            yield key, "narrow", min(narrow, key=lambda other: abs(np.log(parameters[other] / parameters[key])))
+        apart = {other: abs(np.log(parameters[other] / parameters[key])) for other in places if other[:2] == ("", form)}
+        if apart and min(apart.values()) < np.log(NEAR):
+            yield key, "narrow", min(apart, key=apart.get)
 
 
 def against_others(table: pd.DataFrame, looks: int = 1, over: str = "") -> pd.DataFrame:

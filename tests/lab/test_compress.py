@@ -112,3 +112,14 @@ def test_a_network_that_was_trained_on_at_several_rates_counts_at_the_best_on_va
 def test_without_validation_images_there_is_one_rate_and_it_stays():
     whole = TABLE.assign(learning_rate=0.1, validation_accuracy=np.nan)
     assert choose_rates(whole).equals(whole) and tabulate_rates(whole).empty
+
+
+@pytest.mark.parametrize(("parameters", "compared"), [(920, True), (890, False), (1090, True), (1120, False)])
+def test_a_plain_network_of_another_size_is_not_compared_with(parameters, compared):
+    table = pd.DataFrame(
+        network("tt", 6, 0.7, 1000, start="separable", budget=0.1)
+        + network("separable", 30, 0.8, parameters, width=5)
+        + network("tt", 30, 0.7, budget=0.1)
+    )
+    others = against_others(table).index.get_level_values("other")
+    assert ("narrow" in others) == compared
