@@ -170,9 +170,11 @@ def chooser(found: Mapping[str, Record]) -> Callable[..., widgets.Widget]:
 
 def repeat(record: Mapping[str, Any]) -> str:
     """A cell that trains this run again; of a dataset of one's own the record knows only the name."""
-    dataset = record["dataset"] if record["dataset"] in DATASETS else f"path/to/{record['dataset']}"
+    known = record["dataset"] in DATASETS
+    dataset = record["dataset"] if known else f"path/to/{record['dataset']}"
+    hint = "" if known else "# a record has only the name of its data: put the path of yours\n"
     asked = arguments({**record, "dataset": dataset, "runs": "runs", "save_weights": False})
-    return "import lowrank\n\nlowrank.run(\n" + "".join(f"    {each},\n" for each in asked) + ")"
+    return f"import lowrank\n\n{hint}lowrank.run(\n" + "".join(f"    {each},\n" for each in asked) + ")"
 
 
 def tabulate_record(record: Mapping[str, Any]) -> HTML:
