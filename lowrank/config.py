@@ -75,8 +75,7 @@ class Config:
     )
     rank_rule: str = choice(
         "auto",
-        "how ranks grow together, useful (in proportion to the largest), root (to their roots), uniform (all equal), "
-        "original (of 2019) or auto (the one of these that serves the format best)",
+        "how ranks grow, useful (as the largest do), root (as their roots), uniform, original or auto",
         RANK_RULES,
     )
     init: str = choice(
@@ -123,8 +122,7 @@ class Config:
     weight_decay: float = parameter(5e-4, "for a loss averaged over the batch", ">= 0", lambda v: v >= 0)
     decay: str = choice(
         "plain",
-        "plain (on every parameter), compression (on cores, times their compression), frobenius (on the weight that "
-        "they make) or none",
+        "plain (all), compression (cores by their ratio), frobenius (the weight they make) or none",
         ["plain", "compression", "frobenius", "none"],
     )
     label_smoothing: float = parameter(
@@ -139,7 +137,7 @@ class Config:
     )
     recipe: str = choice(
         "2018",
-        "2018 (as in the original log) or fast (lighter augmentation, a rate for each core, mirror images at test)",
+        "2018 or fast (light augmentation, a rate for each core, mirror images at test)",
         ["2018", "fast"],
     )
     without: str = choice(
@@ -160,7 +158,7 @@ class Config:
     )
     runs: str = parameter(
         "runs",
-        "folder of the records; a relative path starts at the repository or, without one, where you are",
+        "folder of the records; a relative path starts at the repository or, without one, here",
         "the path of a folder",
         is_runs,
     )

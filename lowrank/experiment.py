@@ -23,7 +23,7 @@ from .config import Config, dataset_name
 from .data import Data, load_data
 from .data.dataset import hold_out
 from .errors import check_functions
-from .files import claim
+from .files import claim, refuse_own
 from .fingerprint import code_fingerprint
 from .hardware import best_device, find_slowness, native, resolved_precision
 from .memory import check_memory, within_memory
@@ -78,6 +78,7 @@ def run(log: Log = print, watch: Callable[[list[dict]], None] | None = None, **p
         with claim(config.folder / name, wait=False) as free:
             if free:
                 return reuse_record(config, name, log) or train_and_store(config, net, data, name, log, watch)
+        refuse_own(config.folder / name)
         log(f"run {name} is being trained by another process: waiting for it")
         with claim(config.folder / name):
             return reuse_record(config, name, log) or train_and_store(config, net, data, name, log, watch)

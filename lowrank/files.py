@@ -133,26 +133,37 @@ def lock(descriptor: int, wait: bool = True) -> bool:
     return True
 
 
+def this_thread() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
+
+
+def refuse_own(folder: Path) -> None:
+    """Raises InputError if this thread holds the folder: to wait for it would be to wait for itself."""
+    if HOLDERS.get(folder / CLAIM) == this_thread():
+        raise InputError(f"{folder}: held by what asks for it, such as a run that its own log or watch starts again")
+
+
 @contextmanager
 def claim(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Holds a folder for this process: True once it is held; without `wait` False if another holds it.
 
     Makes the folder if there is none. The file stays: to remove it would let two processes hold two files.
-    Raises InputError if this thread holds it: it would wait for itself.
+    Raises InputError, instead of waiting, if this thread holds it.
     """
-    file, holder = folder / CLAIM, (os.getpid(), threading.get_ident())
-    if HOLDERS.get(file) == holder:
-        raise InputError(f"{folder}: held by what asks for it, such as a run that its own log or watch starts again")
+    file = folder / CLAIM
+    if wait:
+        refuse_own(folder)
     with explain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with explain_errors(file):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    held = False
     try:
         held = lock(descriptor, wait)
         if held:
-            HOLDERS[file] = holder
+            HOLDERS[file] = this_thread()
         yield held
     finally:
-        if HOLDERS.get(file) == holder:
+        if held:
             del HOLDERS[file]
         os.close(descriptor)
