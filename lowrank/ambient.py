@@ -29,5 +29,6 @@ def plain_defaults(dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
+    """No autocast on any device."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield

@@ -223,7 +223,12 @@ def check_end(content: bytes, rows: int, found: Record | None) -> None:
 # --- the table of all runs, as a notebook shows it
 
 COUNTS = ["parameters", "pointwise_parameters", "multiply_adds"]
-PARTS = ["test", "train", "validation", "fit"]  # of the images: `fit` is those of training as they are, at the end
+MEASURED_ON = [
+    "test",
+    "train",
+    "validation",
+    "fit",
+]  # images; `fit`: those of training as they are, at the end
 
 
 def show_share(value: float) -> str:
@@ -233,8 +238,8 @@ def show_share(value: float) -> str:
 
 SHOWN_AS = (
     dict.fromkeys(COUNTS, "{:,.0f}".format)
-    | dict.fromkeys([f"{part}_accuracy" for part in PARTS], "{:.1%}".format)
-    | dict.fromkeys([f"{part}_loss" for part in PARTS], "{:.4f}".format)
+    | dict.fromkeys([f"{part}_accuracy" for part in MEASURED_ON], "{:.1%}".format)
+    | dict.fromkeys([f"{part}_loss" for part in MEASURED_ON], "{:.4f}".format)
     | {"compression": show_share, "peak_memory": lambda value: f"{value / 2**20:,.0f} MiB"}
     | {"seconds": "{:.1f}".format, "images_per_second": "{:,.0f}".format, "started": "{:%Y-%m-%d %H:%M}".format}
 )

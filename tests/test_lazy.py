@@ -94,20 +94,24 @@ def test_there_is_no_other_name():
     assert lowrank.__version__
 
 
-INTERRUPTED = """
+PRESS = """
 import os, signal, sys
-import lowrank
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 
 class Press:
     def find_spec(self, name, path=None, target=None):
-        if name == "distributed" and presses:
+        if name == sys.argv[1] and presses:
             os.kill(os.getpid(), presses.pop())
 
 presses = [signal.SIGINT]
 sys.meta_path.insert(0, Press())
-if len(sys.argv) > 1:
+"""
+
+INTERRUPTED = f"""
+{PRESS}
+import lowrank
+if len(sys.argv) > 2:
     try:
         lowrank.sweep
     except KeyboardInterrupt as error:
@@ -120,7 +124,7 @@ else:
 
 @pytest.mark.parametrize("caught", [False, True])
 def test_an_interrupt_while_a_name_is_loaded_is_one_line_and_the_name_is_there_the_next_time(caught):
-    command = [sys.executable, "-c", INTERRUPTED, *["caught"] * caught]
+    command = [sys.executable, "-c", INTERRUPTED, "distributed", *["caught"] * caught]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     line = "stopped: nothing was begun, lowrank.sweep was still being loaded"
     told = (f"{line}\nsweep True\n", "") if caught else ("", f"{line}\n")
@@ -128,18 +132,8 @@ def test_an_interrupt_while_a_name_is_loaded_is_one_line_and_the_name_is_there_t
     assert (done.returncode == 0) == caught
 
 
-INTERRUPTED_IMPORT = """
-import os, signal, sys
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-class Press:
-    def find_spec(self, name, path=None, target=None):
-        if name == "numpy.random" and presses:
-            os.kill(os.getpid(), presses.pop())
-
-presses = [signal.SIGINT]
-sys.meta_path.insert(0, Press())
+INTERRUPTED_IMPORT = f"""
+{PRESS}
 try:
     import lowrank
 except KeyboardInterrupt as error:
@@ -150,6 +144,7 @@ print(lowrank.grid(dims=[3]))
 
 
 def test_an_interrupted_import_is_one_line_and_goes_well_the_next_time():
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, "numpy.random"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     line = "stopped: nothing was begun, lowrank was still being loaded"
     assert (done.stdout, done.stderr) == (f"{line}\n[{{'dims': 3}}]\n", "")

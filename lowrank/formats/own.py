@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import inf, prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,9 +28,9 @@ CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
 def register(decomp: str, form: Format) -> None:
     """Make a format of your own known by a name: it counts, trains, sweeps and is drawn like those of lowrank.
 
-    The same name again replaces it; its runs are others if it was made with other numbers or texts. A fresh process
-    does not know it: register it there before it reads a Config, weights or a sweep that names it; the workers of
-    `lowrank.sweep` are told by themselves.
+    The same name again replaces it; its runs are others if it was made with other numbers or texts, alone or in tuples,
+    lists or dictionaries. A fresh process does not know it: register it there before it reads a Config, weights or a
+    sweep that names it; the workers of `lowrank.sweep` are told by themselves.
 
     Raises InputError at a name that lowrank itself uses, and if on one of several foldings what `form` says is not what
     it does: a W that is not outputs x inputs or not linear in every core, factors that are not `inner` wide, counts
@@ -67,11 +68,21 @@ def own_formats() -> dict[str, Format]:
     return {decomp: form for decomp, form in FORMATS.items() if decomp not in BUILT_IN}
 
 
-def own_sizes(decomp: str) -> dict[str, bool | int | float | str]:
+def own_sizes(decomp: str) -> dict[str, Any]:
     """What tells two formats of one name apart: the numbers and texts that a format of one's own was made with."""
     form = own_formats().get(decomp)
-    found = {} if form is None else vars(form)
-    return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str)}
+    found = {} if form is None else {name: as_json(value) for name, value in vars(form).items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def as_json(value: Any) -> Any:
+    """Numbers, numpy's too, texts, and tuples, lists and dictionaries of them; None for all else."""
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    if isinstance(value, tuple | list):
+        return [*map(as_json, value)]
+    if isinstance(value, dict):
+        return {str(name): as_json(each) for name, each in value.items()}
+    return value if isinstance(value, bool | int | float | str) else None
 
 
 def check_form(decomp: str, form: Format) -> None:

@@ -91,12 +91,12 @@ class Decomposed(nn.Module):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """L [O, m] and R [m, I] with W = L @ R, in float32 or wider."""
-        with without_autocast(self.core_0):
+        with in_own_precision(self.core_0):
             return self.layout.factors(promote_cores(self.cores))  # [O, m], [m, I]
 
     def matrix(self) -> Tensor:
         """The weight that the cores make, [O, I] in float32 or wider."""
-        with without_autocast(self.core_0):
+        with in_own_precision(self.core_0):
             return self.layout.weight(promote_cores(self.cores))  # [O, I]
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -188,5 +188,6 @@ def promote_cores(cores: Sequence[Tensor]) -> list[Tensor]:
     return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
 
 
-def without_autocast(x: Tensor) -> AbstractContextManager:
+def in_own_precision(x: Tensor) -> AbstractContextManager:
+    """No autocast on the device of x. Only if it is on: a layer enters this at every step."""
     return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()

@@ -1,5 +1,6 @@
 """A format of one's own is checked as it is registered: what it says wrong is refused in one line, by its name."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -166,3 +167,18 @@ def test_a_layer_shows_the_name_of_its_form_as_text(nothing_registered):
     lowrank.register("<b>mine", Started())
     layer = lowrank.decompose(nn.Linear(12, 8), decomp="<b>mine", rank_scale=0.5)
     assert "&lt;b&gt;mine" in layer._repr_html_() and "<b>" not in layer._repr_html_()
+
+
+SIZES = [(2, 4), (4, 2), (2, (4,)), {"left": 2}, {"left": 4}]
+SIZES += [np.int64(3), np.int64(4), np.array([1, 2]), np.array([2, 1])]
+
+
+def test_formats_of_one_name_made_with_other_sizes_have_other_runs(nothing_registered):
+    def run_with(sizes):
+        form = Monarch(blocks=2)
+        form.sizes = sizes
+        lowrank.register("monarch", form)
+        return Config(decomp="monarch", rank_scale=1.0).run_id("pixels")
+
+    runs = [run_with(sizes) for sizes in SIZES]
+    assert len(set(runs)) == len(SIZES) and [run_with(sizes) for sizes in SIZES] == runs
