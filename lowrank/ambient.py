@@ -18,13 +18,15 @@ def plain_torch() -> Iterator[None]:
 @contextmanager
 def plain_defaults(dtype: torch.dtype) -> Iterator[None]:
     """New tensors are of this dtype and on the CPU, whatever a user's defaults are."""
-    before = torch.get_default_dtype()
+    before, device = torch.get_default_dtype(), torch.get_default_device()
     torch.set_default_dtype(dtype)
     try:  # a mode slows every call down: only if it is needed
-        with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+        with nullcontext() if device.type == "cpu" else torch.device("cpu"):
             yield
     finally:
         torch.set_default_dtype(before)
+        if torch.get_default_device() != device:  # set by a user's function, within
+            torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def check_functions(**given: Any) -> None:
     """Raises InputError at the first that cannot be called with one argument."""
     for name, value in given.items():
         if not takes(value, 1):
-            raise InputError(f"{name}={value!r}; allowed: a function of one argument")
+            named = "; parameters of runs are given by name, such as decomp='tt'" if isinstance(value, str) else ""
+            raise InputError(f"{name}={value!r}; allowed: a function of one argument{named}")
 
 
 def takes(function: Any, arguments: int) -> bool:

@@ -134,7 +134,8 @@ def train_and_store(
         progress.epoch(state.history[-1], config.epochs)
         save_checkpoint(checkpoint, name, state)
         if watch:
-            watch(copy.deepcopy(state.history))  # theirs to change
+            with plain_torch():  # what it sets torch to is not for the run
+                watch(copy.deepcopy(state.history))  # theirs to change
 
     with closing(progress):
         state = train(config, net, data, state, progress.step, keep)

@@ -82,10 +82,10 @@ def record(runs: Path, run: str) -> Record | None:
     path = os.path.join(runs, run, "record.json")
     try:
         state = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
+    except ValueError:  # a name that no file can have
         return None
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if os.path.islink(path) or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             warn_of(path, error.strerror)
         return None
     content = parse_record(path, state.st_ino, state.st_mtime_ns)

@@ -49,6 +49,25 @@ def test_a_run_and_its_predictions_are_those_of_its_parameters(tmp_path, surroun
     assert found[0] == found[1]
 
 
+SET = {
+    "float64": lambda: torch.set_default_dtype(torch.float64),
+    "a default device": lambda: torch.set_default_device("meta"),
+    "no gradients": lambda: torch.set_grad_enabled(False),
+    "autocast": lambda: torch.set_autocast_enabled("cpu", True),
+}
+
+
+@pytest.mark.parametrize("set_torch", SET.values(), ids=SET)
+def test_what_watch_sets_torch_to_changes_no_result(tmp_path, set_torch):
+    before = settings()
+    records = [
+        run(tmp_path / name, decomp="ring", budget=0.5, epochs=2, watch=watch)
+        for name, watch in (("plain", None), ("set", lambda history: set_torch()))
+    ]
+    assert settings() == before
+    assert records[0]["test_loss"] == records[1]["test_loss"]
+
+
 @pytest.mark.parametrize("decomp", ["tt", "cp"])
 def test_weights_are_decomposed_assigned_and_made_dense_under_autocast(decomp):
     layer, weight = nn.Linear(32, 32), torch.randn(32, 32)

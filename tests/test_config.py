@@ -157,9 +157,15 @@ def test_paths_may_be_paths_and_begin_at_home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "value"), [("log", 5), ("log", None), ("watch", 1), ("watch", "curves")])
 def test_what_cannot_be_called_is_refused_before_any_work(tmp_path, name, value):
-    with pytest.raises(InputError, match=f"^{name}={value!r}; allowed: a function of one argument$"):
+    with pytest.raises(InputError, match=f"^{name}={value!r}; allowed: a function of one argument"):
         lowrank.run(dataset="digits", runs=str(tmp_path / "runs"), **{name: value})
     assert not (tmp_path / "runs").exists()
+
+
+def test_who_gives_a_parameter_without_its_name_is_told(tmp_path):
+    line = "^log='tt'; allowed: a function of one argument; parameters of runs are given by name, such as decomp='tt'$"
+    with pytest.raises(InputError, match=line):
+        lowrank.run("tt", dataset="digits", runs=str(tmp_path / "runs"))
 
 
 def test_a_function_without_an_argument_is_refused_before_any_work(tmp_path):

@@ -208,6 +208,7 @@ UNREADABLE = {
     "folder": replaced(lambda path: path.mkdir()),
     "fifo": replaced(os.mkfifo),
     "circle": replaced(lambda path: path.symlink_to(path)),
+    "link to nothing": replaced(lambda path: path.symlink_to("gone")),
     "deep": lambda path: path.write_bytes(b"[" * 100_000),
     "long number": lambda path: path.write_text(path.read_text().replace("100", "1" * 5000)),
     "endless": replaced(lambda path: path.symlink_to("/dev/zero")),

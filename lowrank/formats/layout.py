@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from torch import Tensor
 
+from ..errors import InputError
 from .folding import Folding
 from .format import Format
 from .registry import FORMATS
@@ -30,7 +32,7 @@ class Layout:
     folding: Folding
     ranks: tuple[int, ...]
 
-    @property
+    @cached_property  # a network keeps its form when the name is given to another
     def form(self) -> Format:
         return FORMATS[self.decomp]
 
@@ -53,15 +55,31 @@ class Layout:
 
     def factors(self, cores: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """L [O, m] and R [m, I] with W = L R."""
-        return self.form.factors(cores, self.folding)
+        left, right = self.form.factors(cores, self.folding)  # [O, m], [m, I]
+        if self.folding.has_cut:  # or they are the sides of a cut elsewhere
+            self.check("a left factor", left, (self.folding.outputs, self.inner))
+            self.check("a right factor", right, (self.inner, self.folding.inputs))
+        return left, right
 
     def weight(self, cores: Sequence[Tensor]) -> Tensor:
         """The weight that the cores make, [O, I]."""
-        return self.form.weight(cores, self.folding).reshape(self.folding.outputs, -1)  # [O, I]
+        weight = self.form.weight(cores, self.folding)  # [O, I], or cut elsewhere
+        if self.folding.has_cut:
+            self.check("a weight", weight, (self.folding.outputs, self.folding.inputs))
+        return weight.reshape(self.folding.outputs, -1)  # [O, I]
 
     def multiply(self, x: Tensor, cores: Sequence[Tensor]) -> Tensor:
         """x [..., I] times the transpose of W, by the format's own multiplication: [..., O]."""
-        return self.form.multiply(x, cores, self.folding)
+        y = self.form.multiply(x, cores, self.folding)  # [..., O]
+        self.check("a product", y, (*x.shape[:-1], self.folding.outputs))
+        return y
+
+    def check(self, what: str, made: Tensor, shape: tuple[int, ...]) -> None:
+        """Raises InputError where a format of one's own, checked on other weights, makes another shape."""
+        if made.shape != shape:
+            size = f"{self.folding.outputs} x {self.folding.inputs}"
+            said = f"decomp={self.decomp!r}, for a weight of {size}: its cores make {what}"
+            raise InputError(f"{said} of {' x '.join(map(str, made.shape))}, not {' x '.join(map(str, shape))}")
 
     # --- choosing the contraction
 

@@ -23,18 +23,20 @@ CHECKED = [
     *[(32, 64, 4, 1), (48, 32, 5, 1), (128, 128, 3, 1), (60, 120, 3, 1)],
 ]
 CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
+MOST = 10  # times the parameters of the weight: more ranks than that are of no use
 
 
 def register(decomp: str, form: Format) -> None:
     """Make a format of your own known by a name: it counts, trains, sweeps and is drawn like those of lowrank.
 
-    The same name again replaces it; its runs are others if it was made with other numbers or texts, alone or in tuples,
-    lists or dictionaries. A fresh process does not know it: register it there before it reads a Config, weights or a
-    sweep that names it; the workers of `lowrank.sweep` are told by themselves.
+    The same name again replaces it, and leaves the networks that are there as they are; its runs are others if it was
+    made with other numbers or texts, alone or in tuples, lists or dictionaries. A fresh process does not know it:
+    register it there before it reads a Config, weights or a sweep that names it; the workers of `lowrank.sweep` are
+    told by themselves.
 
     Raises InputError at a name that lowrank itself uses, and if on one of several foldings what `form` says is not what
     it does: a W that is not outputs x inputs or not linear in every core, factors that are not `inner` wide, counts
-    that are no integers, ranks that add no parameters.
+    that are no integers, ranks that add no parameters. What it raises itself, on other weights, passes as it is.
 
     >>> class TwoMatrices(lowrank.Format):
     ...     uses_dims = False
@@ -123,8 +125,10 @@ def problems(form: Format, folding: Folding) -> Iterator[str]:
     if not all(0 < number < inf for number in pace):
         yield f"pace is {pace!r}, not positive numbers"
     for rows, bounds in form.cuts(folding):
-        if not (set(rows) <= set(range(len(folding.modes))) and set(bounds) <= set(range(len(largest)))):
-            yield f"cuts has {rows!r} and {bounds!r} for {len(folding.modes)} modes and {len(largest)} ranks"
+        if not (are_some(rows, len(folding.modes)) and len(rows) < len(folding.modes)):
+            yield f"cuts has {rows!r} for rows; allowed: some of {len(folding.modes)} modes, by number, not all"
+        if not are_some(bounds, len(largest)):
+            yield f"cuts has {bounds!r} for ranks; allowed: some of {len(largest)} ranks, by number"
     for share in (0, 0.5, 1):
         ranks = tuple(1 + int(share * (rank - 1)) for rank in largest)
         yield from count_problems(form, folding, ranks)
@@ -136,10 +140,19 @@ def are_counts(sizes: Any) -> bool:
     return isinstance(sizes, tuple | list) and all(type(size) is int and size > 0 for size in sizes)
 
 
+def are_some(chosen: Any, count: int) -> bool:
+    """Whether these are one or more of the numbers below `count`, none of them twice."""
+    chosen = list(chosen)
+    return 0 < len(chosen) == len(set(chosen)) and set(chosen) <= set(range(count))
+
+
 def count_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
     shapes = form.shapes(folding, ranks)
-    if not isinstance(shapes, tuple | list) or not all(map(are_counts, shapes)):
+    if not isinstance(shapes, tuple | list) or not shapes or not all(map(are_counts, shapes)):
         yield f"shapes at ranks {ranks} are {shapes!r}, not a list of positive integers for each core"
+    size, most = sum(map(prod, shapes)), MOST * folding.outputs * folding.inputs
+    if size > most:
+        yield f"at ranks {ranks} it has {size:,} parameters; none are of use over {most:,}, {MOST} times the weight's"
     for name in ("inner", "factors_work", "weight_work", "multiply_work"):
         count = getattr(form, name)(folding, ranks)
         if not (type(count) is int and count >= 0 or count is None and name in ("inner", "multiply_work")):
@@ -150,7 +163,7 @@ def count_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> It
         yield f"splits are {splits!r} for cores of {shapes!r}"
     for k, limit in enumerate(form.largest(folding)):
         raised = form.shapes(folding, (*ranks[:k], ranks[k] + 1, *ranks[k + 1 :])) if ranks[k] < limit else None
-        if raised and sum(map(prod, raised)) <= sum(map(prod, shapes)):
+        if raised and sum(map(prod, raised)) <= size:
             yield f"raising rank {k} of {ranks} by one adds no parameters"
 
 
@@ -158,7 +171,7 @@ def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...])
     cores = [torch.randn(shape, requires_grad=True) for shape in form.shapes(folding, ranks)]
     weight, inner = form.weight(cores, folding), form.inner(folding, ranks)
     if not isinstance(weight, Tensor) or tuple(weight.shape) != (folding.outputs, folding.inputs):
-        yield f"its cores make a weight of {tuple(weight.shape) if isinstance(weight, Tensor) else weight!r}"
+        yield f"its cores make a weight of {tuple(weight.shape) if isinstance(weight, Tensor) else type(weight)}"
     if not 0 < weight.norm() < inf:
         yield f"random cores make a weight of norm {weight.norm():g}"
     if inner is not None:
@@ -169,17 +182,21 @@ def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...])
             yield "the product of its factors is not its weight"
     if form.multiply_work(folding, ranks) is not None:
         x = torch.randn(3, 2, folding.inputs)
-        y = form.multiply(x, cores, folding)
+        given = x.clone()
+        y = form.multiply(given, cores, folding)
+        if not torch.equal(given, x):
+            yield "multiply writes to what it multiplies"
         if y.shape != (3, 2, folding.outputs) or not agree(y, x @ weight.T):
             yield "multiply does not multiply by its weight"
     yield from linearity_problems(form, folding, cores, weight)
+    yield from bound_problems(form, folding, ranks, weight.detach())
 
 
 def linearity_problems(form: Format, folding: Folding, cores: list[Tensor], weight: Tensor) -> Iterator[str]:
-    """What keeps a core from being trained: no gradient, or one that says little of a step."""
-    found = [None] * len(cores)
+    """What keeps a core from being trained: no gradient, another one, or one that says little of a step."""
+    square, found = weight.square().sum(), [None] * len(cores)
     if weight.requires_grad:
-        found = torch.autograd.grad(weight.sum(), cores, allow_unused=True)
+        found = torch.autograd.grad(square / 2, cores, allow_unused=True)
     for k, core in enumerate(cores):
         if found[k] is None:
             yield f"no gradient of its weight reaches core {k}"
@@ -187,12 +204,27 @@ def linearity_problems(form: Format, folding: Folding, cores: list[Tensor], weig
         one, both = (form.weight([*cores[:k], each, *cores[k + 1 :]], folding) for each in (other, core + other))
         if not agree(both, weight + one):
             yield f"its weight is not linear in core {k}: a sum of two cores does not make the sum of their weights"
+        if not agree((found[k] * core).sum(), square):  # Euler: what is linear in a core is its gradient times the core
+            yield f"only a part of its weight's gradient reaches core {k}"
+
+
+def bound_problems(form: Format, folding: Folding, ranks: tuple[int, ...], weight: Tensor) -> Iterator[str]:
+    """The cuts whose ranks do not bound what they say: a budget would put its parameters in wrong places."""
+    for rows, bounds in form.cuts(folding):
+        columns = [mode for mode in range(len(folding.modes)) if mode not in rows]
+        unfolded = weight.reshape(folding.modes).permute(*rows, *columns).flatten(0, len(rows) - 1).flatten(1)
+        rank, bound = int(torch.linalg.matrix_rank(unfolded, rtol=CLOSE)), prod(ranks[k] for k in bounds)
+        if rank > bound:
+            yield f"cuts says that ranks {bounds!r} of {ranks} bound the rank over modes {rows!r}: it is {rank}"
 
 
 def core_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
     """What is wrong with the cores that it starts with and those that it fits, if it does either."""
     weight = torch.randn(folding.outputs, folding.inputs)
-    found = {"start": form.start(folding, ranks), "fit": form.fit(weight, folding, ranks)}
+    given = weight.clone()
+    found = {"start": form.start(folding, ranks), "fit": form.fit(given, folding, ranks)}
+    if not torch.equal(given, weight):
+        yield "fit writes to the weight that it is given"
     for name, cores in found.items():
         if cores is None:
             continue

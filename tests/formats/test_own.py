@@ -1,5 +1,8 @@
 """A format of one's own is checked as it is registered: what it says wrong is refused in one line, by its name."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -54,8 +57,20 @@ WRONG = {
     "half a rank": (spoiled(original=lambda self, f: (0.5,)), r"original is \(0.5,\), not positive integers"),
     "a float for axes": (spoiled(splits=lambda self, f, r: [1.0, 1]), r"splits are \[1.0, 1\] for cores of"),
     "too many axes": (spoiled(splits=lambda self, f, r: [1, 3]), r"splits are \[1, 3\] for cores of"),
-    "a cut through no mode": (spoiled(cuts=lambda self, f: [((9,), (0,))]), r"cuts has \(9,\) and \(0,\) for 4 modes"),
-    "a cut of no rank": (spoiled(cuts=lambda self, f: [((0,), (1,))]), r"cuts has .* for 4 modes and 1 ranks"),
+    "a cut through no mode": (spoiled(cuts=lambda self, f: [((9,), (0,))]), r"cuts has \(9,\) for rows; .* of 4 modes"),
+    "a cut with nothing left": (spoiled(cuts=lambda self, f: [((), (0,))]), r"cuts has \(\) for rows; .* of 4 modes"),
+    "a cut with nothing right": (
+        spoiled(cuts=lambda self, f: [(range(len(f.modes)), (0,))]),
+        r"cuts has range\(0, 4\) for rows; allowed: some of 4 modes, by number, not all",
+    ),
+    "a cut twice through a mode": (spoiled(cuts=lambda self, f: [((0, 0), (0,))]), r"cuts has \(0, 0\) for rows"),
+    "a cut that no rank bounds": (spoiled(cuts=lambda self, f: [((0,), ())]), r"cuts has \(\) for ranks; .* 1 ranks"),
+    "a cut that its rank does not bound": (
+        spoiled(cuts=lambda self, f: [((0, 2), (0,))]),
+        r"ranks \(0,\) of \(1,\) bound the rank over modes \(0, 2\): it is [2-9]",
+    ),
+    "cuts that are a number": (spoiled(cuts=lambda self, f: 1), "TypeError: 'int' object is not iterable"),
+    "a cut of no rank": (spoiled(cuts=lambda self, f: [((0,), (1,))]), r"cuts has \(1,\) for ranks; .* 1 ranks"),
     "work of less than nothing": (
         spoiled(multiply_work=lambda self, f, r: -1),
         "work at ranks .* is -1, not an integer >= 0",
@@ -71,10 +86,23 @@ WRONG = {
     ),
     "absolute values": (made_whole(lambda self, c, f: c[0].abs() @ c[1]), "not linear in core 0"),
     "a weight of zeros": (made_whole(lambda self, c, f: 0 * c[0] @ c[1]), "random cores make a weight of norm 0"),
-    "no weight": (made_whole(lambda self, c, f: None), "its cores make a weight of None"),
+    "no weight": (made_whole(lambda self, c, f: None), "its cores make a weight of <class 'NoneType'>"),
+    "a weight of numpy": (
+        made_whole(lambda self, c, f: (c[0] @ c[1]).detach().numpy()),
+        "its cores make a weight of <class 'numpy.ndarray'>$",
+    ),
+    "no cores": (spoiled(shapes=lambda self, f, r: []), r"shapes at ranks .* are \[\], not a list"),
+    "ranks without end": (
+        spoiled(largest=lambda self, f: (10**9,)),
+        "at ranks .* it has 10,000,000,000 parameters; none are of use over 960, 10 times the weight's",
+    ),
     "a core that no gradient reaches": (
         made_whole(lambda self, c, f: c[0] @ c[1].detach()),
         "no gradient of its weight reaches core 1",
+    ),
+    "half a gradient": (
+        made_whole(lambda self, c, f: (c[0] + c[0].detach()) @ c[1]),
+        "only a part of its weight's gradient reaches core 0",
     ),
     "cores that it writes to": (made_whole(lambda self, c, f: c[0].mul_(1) @ c[1]), "RuntimeError: a leaf Variable"),
     "nothing that counts W": (
@@ -88,6 +116,13 @@ WRONG = {
         ),
         "multiply does not multiply by its weight",
     ),
+    "a product that writes to its input": (
+        spoiled(
+            multiply_work=lambda self, f, r: 1,
+            multiply=lambda self, x, c, f: 2 * x.mul_(0.5) @ (c[0] @ c[1]).T,
+        ),
+        "multiply writes to what it multiplies",
+    ),
     "no product": (
         spoiled(multiply_work=lambda self, f, r: 1),
         "NotImplementedError: Spoiled has `multiply_work`, but no `multiply`",
@@ -99,6 +134,10 @@ WRONG = {
     "a fit of other ranks": (
         spoiled(fit=lambda self, w, f, r: [w, torch.eye(f.inputs)]),
         r"fit makes cores of \[\(12, 8\), \(8, 8\)\], not of \[\(12, 1\), \(1, 8\)\]",
+    ),
+    "a fit that writes to its weight": (
+        spoiled(fit=lambda self, w, f, r: [w.mul_(0.5)[:, : r[0]].clone(), torch.eye(f.inputs)[: r[0]]]),
+        "fit writes to the weight that it is given",
     ),
     "a fit of something else": (
         spoiled(fit=lambda self, w, f, r: [9 * torch.ones(shape) for shape in self.shapes(f, r)]),
@@ -182,3 +221,54 @@ def test_formats_of_one_name_made_with_other_sizes_have_other_runs(nothing_regis
 
     runs = [run_with(sizes) for sizes in SIZES]
     assert len(set(runs)) == len(SIZES) and [run_with(sizes) for sizes in SIZES] == runs
+
+
+def test_networks_keep_their_form_when_its_name_is_given_to_another(nothing_registered):
+    lowrank.register("monarch", Monarch(blocks=4))
+    layer = lowrank.decompose(nn.Linear(64, 32), decomp="monarch", budget=0.5)
+    x = torch.randn(5, 64)
+    y = layer(x)
+    lowrank.register("monarch", Monarch(blocks=2))
+    kept = [layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), lowrank.densify(layer)]
+    for each in kept:
+        assert torch.allclose(each(x), y, atol=1e-6)
+    assert lowrank.decompose(nn.Linear(64, 32), decomp="monarch", budget=0.5).core_0.shape[0] == 2
+
+
+def unless_checked(right, wrong):
+    """A method that does as another on the weights that a format is checked on, and wrong on larger ones."""
+    return lambda self, *given: wrong(*given) if max(given[-1].outputs, given[-1].inputs) > 200 else right(*given)
+
+
+LATE = {
+    "a transposed weight": (
+        made_whole(unless_checked(lambda c, f: c[0] @ c[1], lambda c, f: (c[0] @ c[1]).T)),
+        "its cores make a weight of 300 x 256, not 256 x 300",
+    ),
+    "transposed factors": (
+        spoiled(
+            weight=lambda self, c, f: c[0] @ c[1],
+            factors=unless_checked(lambda c, f: c, lambda c, f: (c[1].T, c[0].T)),
+        ),
+        "its cores make a left factor of 300 x [0-9]+, not 256 x [0-9]+",
+    ),
+    "a product of another size": (
+        spoiled(
+            multiply_work=lambda self, f, r: 1,
+            multiply=unless_checked(lambda x, c, f: x @ (c[0] @ c[1]).T, lambda x, c, f: x),
+        ),
+        "its cores make a product of 5 x 300, not 5 x 256",
+    ),
+}
+
+
+@pytest.mark.parametrize("init", ["weights", "random"])
+@pytest.mark.parametrize("late", LATE)
+def test_another_shape_on_a_larger_weight_is_named(late, init, nothing_registered):
+    form, line = LATE[late]
+    contraction = "cores" if "product" in line else "auto"
+    lowrank.register("late", form)
+    with pytest.raises(InputError, match=f"^decomp='late', for a weight of 256 x 300: {line}$"):
+        lowrank.decompose(nn.Linear(300, 256), decomp="late", budget=0.1, init=init, contraction=contraction)(
+            torch.randn(5, 300)
+        )

@@ -32,11 +32,11 @@ def test_what_a_process_does_not_know_is_named_as_ones_own(monarch, tmp_path):
         (lambda: lowrank.load(started, runs=tmp_path), "a format of your own, this process does not know"),
         (lambda: lowrank.status([{"decomp": "monarch"}]), unknown),
         (lambda: lowrank.decompose(linear, decomp="monarch", budget=0.5), unknown),
-        (lambda: pickle.loads(net)(torch.zeros(1, 3, 32, 32)), "a format of your own, this process does not know"),
     ):
         with pytest.raises(InputError, match=f"^decomp='monarch'.*{line}") as refusal:
             ask()
         assert "\n" not in str(refusal.value)
+    assert pickle.loads(net)(torch.zeros(1, 3, 32, 32)).isfinite().all()  # a pickled network brings its form along
 
 
 def test_modes_are_a_parameter_of_whatever_may_be_folded():
