@@ -189,6 +189,15 @@ def test_learning_rates_are_compared_with_the_best(results, small_study, capsys)
     assert "lost against the best" in capsys.readouterr().out
 
 
+def test_networks_that_start_flat_are_compared_with_those_that_do_not(results, small_study, nothing_registered, capsys):
+    bench = small_study("flattening", SEEDS=2)
+    table = pd.read_csv(next(results.glob("flattening-*.csv"))).set_index(["decomp", "seed"]).test_accuracy
+    for decomp in ("cp", "ring"):
+        over = table[decomp] - table[f"{decomp} unflattened"]
+        assert bench.gains(table.reset_index())["mean"][decomp] == pytest.approx(over.mean())
+    assert "flattened, less not" in capsys.readouterr().out
+
+
 # --- whole runs
 
 
