@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import __version__
 from .ambient import plain_torch
 from .checkpoints import resume, save_checkpoint
 from .config import Config, dataset_name
@@ -205,12 +206,12 @@ def device_name() -> str:
 
 
 def revision() -> str:
-    """The commit of the code, "+dirty" if the code differs from it; empty outside a checkout."""
+    """The commit of the code, "+dirty" if the code differs from it; outside a checkout the version, such as v0.1.0."""
     try:
         sha = git("rev-parse", "--short=12", "HEAD")
         return sha + ("+dirty" if git("status", "--porcelain", "--", "lowrank") else "")
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return f"v{__version__}"
 
 
 def git(*arguments: str) -> str:

@@ -118,7 +118,8 @@ def measure_fit(weight: Tensor, layout: Layout) -> float:
     if cores is None:
         said = f"error with decomp={layout.decomp!r}: it has no fit of its own"
         raise ValueError(f"{said}; allowed: budget, rank_scale or ranks")
-    return ((layout.weight(cores) - weight).norm() / weight.norm()).item()
+    norm = weight.norm().item()
+    return (layout.weight(cores) - weight).norm().item() / norm if norm else 0.0  # zeros are held at any rank
 
 
 def approximate(layer: Decomposed, weight: Tensor, std: float | None = None, fit: Fit = fit_format) -> float:

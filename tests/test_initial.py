@@ -9,7 +9,7 @@ from small import fall, kinds
 from tensorly.decomposition import parafac, tensor_train, tucker
 from torch import nn
 
-from lowrank import decompose
+from lowrank import InputError, assign, decompose
 from lowrank.formats import FORMATS, MOST_DIMS, Layout, fold, solve
 from lowrank.initial import approximate, balance, draw
 from lowrank.layers import Decomposed, DecomposedConv2d
@@ -210,3 +210,21 @@ def test_balance_keeps_the_weight_and_evens_the_cores(decomp):
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * before.abs().max().item())
     spreads = [core.square().mean().sqrt() for core in balance(cores, layer.layout)]
     assert max(spreads) < 30 * min(spreads)
+
+
+NOTHING_FOR_CORES = {
+    "float8": lambda: torch.full((6, 8), float("nan")).to(torch.float8_e4m3fn),
+    "beyond float32": lambda: torch.full((6, 8), 1e300, dtype=torch.float64),
+    "at the end of float32": lambda: torch.full((6, 8), 3e38),
+    "whose square is infinite": lambda: torch.full((6, 8), 1e25),
+    "complex": lambda: torch.ones(6, 8, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("make", NOTHING_FOR_CORES.values(), ids=NOTHING_FOR_CORES)
+def test_a_weight_that_no_cores_can_make_is_refused_and_changes_nothing(make):
+    layer = decompose(nn.Linear(8, 6), decomp="bottleneck", rank_scale=0.5)
+    error, cores = layer.error, [core.detach().clone() for core in layer.cores]
+    with pytest.raises(InputError, match=r"^weight of .*; allowed: a tensor of \(6, 8\) without NaN, infinite or far"):
+        assign(layer, make())
+    assert layer.error == error and all(map(torch.equal, layer.cores, cores))

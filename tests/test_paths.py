@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import lowrank
 from lowrank.errors import InputError
 from lowrank.experiment import revision
 from lowrank.paths import CHECKOUT, PROJECT, ROOT, cache_folder, relative
@@ -37,7 +38,7 @@ def test_installed_beside_other_code_records_go_to_the_working_directory(tmp_pat
         capture_output=True,
         text=True,
     )
-    assert done.stdout == f"{tmp_path / 'work' / 'runs'} '' runs/results.csv\n", done.stderr
+    assert done.stdout == f"{tmp_path / 'work' / 'runs'} 'v{lowrank.__version__}' runs/results.csv\n", done.stderr
 
 
 @pytest.mark.parametrize("name", ["LOWRANK_CACHE", "XDG_CACHE_HOME"])
@@ -69,4 +70,4 @@ def test_without_a_home_the_cache_is_one_line(monkeypatch):
 
 def test_in_a_checkout_records_go_to_the_repository():
     assert PROJECT and (ROOT / "pyproject.toml").is_file() and relative(ROOT / "runs" / "x").as_posix() == "runs/x"
-    assert bool(revision()) == CHECKOUT == (ROOT / ".git").exists()
+    assert (revision() != f"v{lowrank.__version__}") == CHECKOUT == (ROOT / ".git").exists()

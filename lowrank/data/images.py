@@ -128,8 +128,10 @@ class Header(tarfile.TarInfo):
 
 
 def list_images(folder: Path) -> list[str]:
-    """What is in the splits of a folder and is no folder, that of val/ last."""
-    files = (file for file in folder.glob("*/*/*") if not file.is_dir())
+    """What is in the splits of a folder and is no folder, that of val/ last. Raises OSError at what cannot be read."""
+    splits = [each for each in folder.iterdir() if each.name.lower() in SPLITS and each.is_dir()]
+    classes = [each for split in splits for each in split.iterdir() if each.is_dir()]
+    files = (file for each in classes for file in each.iterdir() if not file.is_dir())
     return sorted(sorted(filter(split_of, (file.relative_to(folder).as_posix() for file in files))), key=split_of)
 
 
@@ -193,6 +195,12 @@ def contents(path: Path) -> str:
     folders = sorted({f"{dirname(name)}/*" if "/" in name else "*" for name in names})
     more = f" and {len(folders) - 4} more" if len(folders) > 4 else ""
     return ", ".join(folders[:4]) + more if folders else "no file"
+
+
+def find_inner(path: Path) -> Path | None:
+    """The folder below this one that holds a train/ for it."""
+    found = (each for each in islice(path.rglob("*"), 10_000) if each.name.lower() == "train" and each.is_dir())
+    return next((each.parent for each in found if each.parent != path), None)
 
 
 def content_hash(path: Path) -> str:

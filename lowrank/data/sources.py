@@ -25,7 +25,7 @@ from ..errors import InputError, printable
 from ..files import lock, open_regular, replacing
 from ..paths import cache_folder, locate
 from .dataset import Data, assemble_data, check_device
-from .images import content_hash, contents, read_splits
+from .images import content_hash, contents, find_inner, read_splits
 
 STORED = ("train_images", "train_labels", "test_images", "test_labels", "classes", "fingerprint")  # in the cache
 DECODING = 2  # counts up when the same files give other pixels: the cache of an older one is not used any more
@@ -198,15 +198,20 @@ def decode_images(path: Path) -> Data:
     except InputError:
         raise
     except Exception as error:  # archives fail in many ways
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].rstrip(":")
         raise InputError(f"dataset={str(path)!r}: it is damaged or cannot be read ({reason})") from error
     train, test = splits["train"], splits["test"] or splits["val"]
     for images, wanted in ((train, "train/<class>/"), (test, "test/<class>/ or val/<class>/")):
         if not images:
+            advice = (
+                f"give {inner}"
+                if (inner := find_inner(path))
+                else "move the folders of the classes into train/, and then, say, every fifth image of each into "
+                "test/<class>/"
+            )
             raise InputError(
                 f"dataset={str(path)!r}: there are no images in {wanted}; there is {contents(path)}; "
-                "allowed is train/<class>/* with test/<class>/*: move the folders of the classes into train/, and "
-                "then, say, every fifth image of each into test/<class>/"
+                f"allowed is train/<class>/* with test/<class>/*: {advice}"
             )
     classes = sorted({each[-2] for each in train})
     if strange := [each for each in sorted(test) if each[-2] not in classes]:

@@ -1,7 +1,7 @@
 """Tensor formats: one class is one format. Start with `format`: what a format is, and the picture of it.
 
 `folding` makes a weight a tensor, `chains` and `products` are the formats, `registry` has their names, `layout` is one
-weight in one format, `budget` finds the ranks, `own` adds a format of yours.
+weight in one format, `budget` finds the ranks, `own` adds a format of yours, which `checks` has tried out.
 """
 
 from .budget import RANK_RULES, check_sizes, path, raise_rank, solve, walk_path

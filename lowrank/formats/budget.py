@@ -103,11 +103,13 @@ def solve(
 ) -> list[Layout]:
     """The layout of every layer at one `budget` (share of all weights) or `rank_scale` (share of the path).
 
-    Raises InputError if there is no such format or rule, if the format cannot hold one of the weights, or if the budget
-    is below the smallest size that it can have or over the largest.
+    Raises InputError if there is no such format or rule, or the format has none of 2019, if the format cannot hold one
+    of the weights, or if the budget is below the smallest size that it can have or over the largest.
     """
     if rank_rule not in RANK_RULES:
         raise InputError(f"rank_rule={rank_rule!r}; allowed: {', '.join(RANK_RULES)}")
+    if rank_rule == "original" and FORMATS[decomp].uses_dims and type(FORMATS[decomp]).original is Format.original:
+        raise InputError(f"rank_rule='original': {decomp} has no ranks of 2019; allowed: {', '.join(RANK_RULES[:-1])}")
     if bool(budget) == bool(rank_scale):
         raise InputError(f"budget={budget!r}, rank_scale={rank_scale!r}; allowed: one of them above 0 and up to 1")
     return list(_solve(decomp, tuple(foldings), budget, rank_scale, rank_rule))

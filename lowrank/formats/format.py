@@ -75,7 +75,10 @@ class Format:
         return None
 
     def original(self, folding: Folding) -> tuple[int, ...]:
-        """The largest ranks of the 2019 experiments: capped by the neighbouring modes."""
+        """The largest ranks of the 2019 experiments, of formats that were in them: capped by the neighbouring modes.
+
+        `rank_rule="original"` folds the flattened weight, so that modes need not lie left or right of the cut.
+        """
         return self.largest(folding)
 
     def pace(self, folding: Folding) -> tuple[float, ...]:

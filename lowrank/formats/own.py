@@ -1,42 +1,33 @@
-"""A format of your own: checked on weights of several sizes, then known wherever `decomp` is a parameter."""
+"""A format of your own, known wherever `decomp` is a parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import inf, prod
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .budget import RANK_RULES, _solve, path
-from .folding import Folding, fold
+from .budget import _solve, path
+from .checks import check_form
 from .format import Format
 from .registry import FORMATS, PLAIN
 
 BUILT_IN = (*PLAIN, *FORMATS)
-# outputs, inputs, dims and kernel of the weights on which a format is checked
-CHECKED = [
-    *[(12, 8, 4, 1), (8, 12, 3, 1), (7, 5, 2, 1), (6, 4, 3, 9), (9, 9, 2, 1)],
-    *[(32, 64, 4, 1), (48, 32, 5, 1), (128, 128, 3, 1), (60, 120, 3, 1)],
-]
-CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
-MOST = 10  # times the parameters of the weight: more ranks than that are of no use
 
 
 def register(decomp: str, form: Format) -> None:
     """Make a format of your own known by a name: it counts, trains, sweeps and is drawn like those of lowrank.
 
     The same name again replaces it, and leaves the networks that are there as they are; its runs are others if it was
-    made with other numbers or texts, alone or in tuples, lists or dictionaries. A fresh process does not know it:
-    register it there before it reads a Config, weights or a sweep that names it; the workers of `lowrank.sweep` are
-    told by themselves.
+    made with other numbers, texts, tensors or formats, alone or in tuples, lists or dictionaries. A fresh process does
+    not know it: register it there before it reads a Config, weights or a sweep that names it; the workers of
+    `lowrank.sweep` are told by themselves.
 
     Raises InputError at a name that lowrank itself uses, and if on one of several foldings what `form` says is not what
     it does: a W that is not outputs x inputs or not linear in every core, factors that are not `inner` wide, counts
-    that are no integers, ranks that add no parameters. What it raises itself, on other weights, passes as it is.
+    that are no integers, ranks that add no parameters, attributes that change as it is used. What it raises itself, on
+    other weights, passes as it is.
 
     >>> class TwoMatrices(lowrank.Format):
     ...     uses_dims = False
@@ -59,7 +50,13 @@ def register(decomp: str, form: Format) -> None:
         raise InputError(f"decomp={decomp!r}: lowrank has one of that name; allowed is any other name")
     if not isinstance(form, Format):
         raise InputError(f"decomp={decomp!r}: form={form!r}; allowed: an object of a class derived from lowrank.Format")
+    before = as_json(vars(form))
     check_form(decomp, form)
+    if changed := [name for name, value in vars(form).items() if repr(before.get(name)) != repr(as_json(value))]:
+        raise InputError(
+            f"decomp={decomp!r}: it changes its `{changed[0]}` as it is used, and what it holds tells its runs apart: "
+            "keep it elsewhere, as functools.cache does"
+        )
     FORMATS[decomp] = form
     path.cache_clear()
     _solve.cache_clear()
@@ -78,165 +75,11 @@ def own_sizes(decomp: str) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """Numbers, numpy's too, texts, and tuples, lists and dictionaries of them; None for all else."""
-    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    """Numbers, also of arrays and tensors, texts, formats, and tuples, lists and dictionaries of them; else None."""
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
+    value = {"form": type(value).__qualname__, **vars(value)} if isinstance(value, Format) else value
     if isinstance(value, tuple | list):
         return [*map(as_json, value)]
     if isinstance(value, dict):
         return {str(name): as_json(each) for name, each in value.items()}
     return value if isinstance(value, bool | int | float | str) else None
-
-
-def check_form(decomp: str, form: Format) -> None:
-    """Raises InputError if what a format says is not what it does, or it can hold none of the weights tried."""
-    # what comes after draws as if nothing had been checked
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
-        checked = [check_format(decomp, form, fold(*size)) for size in CHECKED]
-    if not any(checked):
-        sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in CHECKED)
-        raise InputError(f"decomp={decomp!r}: its `refusal` allows none of the weights that it is checked on: {sizes}")
-
-
-def check_format(decomp: str, form: Format, folding: Folding) -> bool:
-    """Whether the format can hold such a weight; raises InputError, one line, if what it says is not what it does."""
-    try:
-        if form.refusal(folding):
-            return False
-        problem, cause = next(problems(form, folding), ""), None
-    except Exception as error:
-        problem, cause = f"{type(error).__name__}: {error}", error
-    if problem:
-        size = f"{folding.outputs} x {folding.inputs}, folded into {folding}"
-        raise InputError(f"decomp={decomp!r}, for a weight of {size}: {problem}") from cause
-    return True
-
-
-def problems(form: Format, folding: Folding) -> Iterator[str]:
-    """What is wrong with a format, one line each, at ranks of 1, half way and at the largest."""
-    if form.rank_rule not in RANK_RULES[1:]:
-        yield f"rank_rule is {form.rank_rule!r}; allowed: {', '.join(RANK_RULES[1:])}"
-    for name in ("largest", "original"):
-        if not are_counts(ranks := getattr(form, name)(folding)):
-            yield f"{name} is {ranks!r}, not positive integers"
-    largest, original, pace = form.largest(folding), form.original(folding), form.pace(folding)
-    for name, numbers in (("original", original), ("pace", pace)):
-        if len(numbers) != len(largest):
-            yield f"{name} has {len(numbers)} numbers for {len(largest)} ranks"
-    if not all(0 < number < inf for number in pace):
-        yield f"pace is {pace!r}, not positive numbers"
-    for rows, bounds in form.cuts(folding):
-        if not (are_some(rows, len(folding.modes)) and len(rows) < len(folding.modes)):
-            yield f"cuts has {rows!r} for rows; allowed: some of {len(folding.modes)} modes, by number, not all"
-        if not are_some(bounds, len(largest)):
-            yield f"cuts has {bounds!r} for ranks; allowed: some of {len(largest)} ranks, by number"
-    for share in (0, 0.5, 1):
-        ranks = tuple(1 + int(share * (rank - 1)) for rank in largest)
-        yield from count_problems(form, folding, ranks)
-        yield from contraction_problems(form, folding, ranks)
-        yield from core_problems(form, folding, ranks)
-
-
-def are_counts(sizes: Any) -> bool:
-    return isinstance(sizes, tuple | list) and all(type(size) is int and size > 0 for size in sizes)
-
-
-def are_some(chosen: Any, count: int) -> bool:
-    """Whether these are one or more of the numbers below `count`, none of them twice."""
-    chosen = list(chosen)
-    return 0 < len(chosen) == len(set(chosen)) and set(chosen) <= set(range(count))
-
-
-def count_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
-    shapes = form.shapes(folding, ranks)
-    if not isinstance(shapes, tuple | list) or not shapes or not all(map(are_counts, shapes)):
-        yield f"shapes at ranks {ranks} are {shapes!r}, not a list of positive integers for each core"
-    size, most = sum(map(prod, shapes)), MOST * folding.outputs * folding.inputs
-    if size > most:
-        yield f"at ranks {ranks} it has {size:,} parameters; none are of use over {most:,}, {MOST} times the weight's"
-    for name in ("inner", "factors_work", "weight_work", "multiply_work"):
-        count = getattr(form, name)(folding, ranks)
-        if not (type(count) is int and count >= 0 or count is None and name in ("inner", "multiply_work")):
-            yield f"{name} at ranks {ranks} is {count!r}, not an integer >= 0"
-    splits = form.splits(folding, ranks)
-    fits = [type(split) is int and 0 <= split <= len(shape) for split, shape in zip(splits, shapes, strict=False)]
-    if len(splits) != len(shapes) or not all(fits):
-        yield f"splits are {splits!r} for cores of {shapes!r}"
-    for k, limit in enumerate(form.largest(folding)):
-        raised = form.shapes(folding, (*ranks[:k], ranks[k] + 1, *ranks[k + 1 :])) if ranks[k] < limit else None
-        if raised and sum(map(prod, raised)) <= size:
-            yield f"raising rank {k} of {ranks} by one adds no parameters"
-
-
-def contraction_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
-    cores = [torch.randn(shape, requires_grad=True) for shape in form.shapes(folding, ranks)]
-    weight, inner = form.weight(cores, folding), form.inner(folding, ranks)
-    if not isinstance(weight, Tensor) or tuple(weight.shape) != (folding.outputs, folding.inputs):
-        yield f"its cores make a weight of {tuple(weight.shape) if isinstance(weight, Tensor) else type(weight)}"
-    if not 0 < weight.norm() < inf:
-        yield f"random cores make a weight of norm {weight.norm():g}"
-    if inner is not None:
-        left, right = form.factors(cores, folding)
-        if tuple(left.shape) != (folding.outputs, inner) or tuple(right.shape) != (inner, folding.inputs):
-            yield f"inner is {inner}, but its factors are {tuple(left.shape)} and {tuple(right.shape)}"
-        if not agree(left @ right, weight):
-            yield "the product of its factors is not its weight"
-    if form.multiply_work(folding, ranks) is not None:
-        x = torch.randn(3, 2, folding.inputs)
-        given = x.clone()
-        y = form.multiply(given, cores, folding)
-        if not torch.equal(given, x):
-            yield "multiply writes to what it multiplies"
-        if y.shape != (3, 2, folding.outputs) or not agree(y, x @ weight.T):
-            yield "multiply does not multiply by its weight"
-    yield from linearity_problems(form, folding, cores, weight)
-    yield from bound_problems(form, folding, ranks, weight.detach())
-
-
-def linearity_problems(form: Format, folding: Folding, cores: list[Tensor], weight: Tensor) -> Iterator[str]:
-    """What keeps a core from being trained: no gradient, another one, or one that says little of a step."""
-    square, found = weight.square().sum(), [None] * len(cores)
-    if weight.requires_grad:
-        found = torch.autograd.grad(square / 2, cores, allow_unused=True)
-    for k, core in enumerate(cores):
-        if found[k] is None:
-            yield f"no gradient of its weight reaches core {k}"
-        other = torch.randn_like(core)
-        one, both = (form.weight([*cores[:k], each, *cores[k + 1 :]], folding) for each in (other, core + other))
-        if not agree(both, weight + one):
-            yield f"its weight is not linear in core {k}: a sum of two cores does not make the sum of their weights"
-        if not agree((found[k] * core).sum(), square):  # Euler: what is linear in a core is its gradient times the core
-            yield f"only a part of its weight's gradient reaches core {k}"
-
-
-def bound_problems(form: Format, folding: Folding, ranks: tuple[int, ...], weight: Tensor) -> Iterator[str]:
-    """The cuts whose ranks do not bound what they say: a budget would put its parameters in wrong places."""
-    for rows, bounds in form.cuts(folding):
-        columns = [mode for mode in range(len(folding.modes)) if mode not in rows]
-        unfolded = weight.reshape(folding.modes).permute(*rows, *columns).flatten(0, len(rows) - 1).flatten(1)
-        rank, bound = int(torch.linalg.matrix_rank(unfolded, rtol=CLOSE)), prod(ranks[k] for k in bounds)
-        if rank > bound:
-            yield f"cuts says that ranks {bounds!r} of {ranks} bound the rank over modes {rows!r}: it is {rank}"
-
-
-def core_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> Iterator[str]:
-    """What is wrong with the cores that it starts with and those that it fits, if it does either."""
-    weight = torch.randn(folding.outputs, folding.inputs)
-    given = weight.clone()
-    found = {"start": form.start(folding, ranks), "fit": form.fit(given, folding, ranks)}
-    if not torch.equal(given, weight):
-        yield "fit writes to the weight that it is given"
-    for name, cores in found.items():
-        if cores is None:
-            continue
-        shapes, expected = [tuple(core.shape) for core in cores], form.shapes(folding, ranks)
-        if shapes != [tuple(shape) for shape in expected]:
-            yield f"{name} makes cores of {shapes}, not of {expected}"
-        made = form.weight(cores, folding)
-        if not 0 < made.norm() < inf:
-            yield f"{name} makes a weight of norm {made.norm():g}"
-        if name == "fit" and (made - weight).norm() > (1 + CLOSE) * weight.norm():
-            yield "fit makes a weight that is farther from the one given than zeros are"
-
-
-def agree(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool((one - other).abs().max() <= CLOSE * other.abs().max())

@@ -233,6 +233,11 @@ def likeliest_partner(found: Mapping[str, Record], run: str) -> str:
     return min((other for other in found if other != run), key=distance)
 
 
+def has_partner(found: Mapping[str, Record], run: str) -> bool:
+    """Whether another run is of the same dataset."""
+    return found[likeliest_partner(found, run)]["dataset"] == found[run]["dataset"]
+
+
 def two_runs(runs: str = "runs") -> None:
     """Two recorded runs: the parameters in which they differ, what came of it, their curves."""
     found = best_first(runs)
@@ -248,7 +253,7 @@ def two_runs(runs: str = "runs") -> None:
             draw_history(runs, run, column)
         return [HTML(html_table(differences(found[left], found[right]))), picture(figure)]
 
-    first = next(iter(found))
+    first = next((run for run in found if has_partner(found, run)), next(iter(found)))
     show_controlled(show, left=(first, chooser(found)), right=(likeliest_partner(found, first), chooser(found)))
 
 

@@ -31,12 +31,13 @@ def list_claimed(runs: str | Path) -> set[str]:
 def order_runs(table: pd.DataFrame, yours: set[str]) -> pd.DataFrame:
     """One's own runs, the newest first, then the most accurate published one of each form, then all others.
 
+    Runs that go on from a trained network are not the best of their form, as they had its epochs before their own.
     A column `whose` is added, which says to which of the three a run belongs.
     """
     own = table[table["run"].isin(yours)].sort_values("started", ascending=False)
     ranked = table[~table["run"].isin(yours)].sort_values("test_accuracy", ascending=False)
-    repeated = ranked.decomp.duplicated()
-    parts = {YOURS: own, BEST: ranked[~repeated], "": ranked[repeated]}
+    best = ranked[ranked.start.fillna("") == ""].drop_duplicates("decomp")
+    parts = {YOURS: own, BEST: best, "": ranked[~ranked["run"].isin(best["run"])]}
     return pd.concat([part.assign(whose=whose) for whose, part in parts.items()], ignore_index=True)
 
 

@@ -39,6 +39,8 @@ class Decomposed(nn.Module):
         vars(self).update(copied_attributes(layer))
         weight, rest = layer.weight, {name: each for name, each in self._parameters.items() if name != "weight"}
         cores = [nn.Parameter(weight.new_empty(shape), weight.requires_grad) for shape in layout.shapes]
+        for core in cores:
+            vars(core).update(vars(weight))  # what optimisers are told, such as that it does not decay
         self._parameters = {f"core_{k}": core for k, core in enumerate(cores)} | rest
         self.layout = layout
         self.contraction = chosen
@@ -51,6 +53,7 @@ class Decomposed(nn.Module):
         vars(plain).update({name: each for name, each in attributes.items() if name not in Decomposed.__annotations__})
         rest = {name: each for name, each in self._parameters.items() if not name.startswith("core_")}
         weight = nn.Parameter(self.made_weight().detach().contiguous(), requires_grad=self.core_0.requires_grad)
+        vars(weight).update(vars(self.core_0))
         plain._parameters = {"weight": weight} | rest
         plain._modules.pop("parametrizations", None)  # of the cores
         return plain
@@ -75,6 +78,11 @@ class Decomposed(nn.Module):
         if name == "weight":
             raise InputError(WRITTEN)
         super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name.startswith("weight"):  # by pruning, weight_norm and their like
+            raise InputError(WRITTEN)
+        super().register_parameter(name, param)
 
     def made_weight(self) -> Tensor:
         """What the cores make, in the dense layer's shape and the cores' precision."""
@@ -137,7 +145,9 @@ def choose_contraction(layer: nn.Module, layout: Layout, contraction: str) -> st
     if contraction == "auto":
         return layout.cheapest(possible)
     if contraction == "factors" and contraction not in possible:
-        raise ValueError(f"contraction='factors': {layout.decomp} with modes {layout.folding.modes} has no cut")
+        modes = f"with modes {layout.folding.modes} has no cut"
+        reason = "makes no two thin factors" if layout.folding.has_cut else modes
+        raise ValueError(f"contraction='factors': {layout.decomp} {reason}")
     if contraction == "cores" and contraction not in possible:
         reason = (
             f"{layout.decomp} has no multiplication of its own"

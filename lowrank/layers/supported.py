@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from types import FunctionType
+
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
@@ -30,6 +33,7 @@ SUPPORTED: dict[type | str, type[Decomposed]] = {
 }
 
 
+HARMLESS = {"__init__", "__repr__", "extra_repr", "reset_parameters"}  # a layer computes as its base does with these
 COMPUTES = {"forward", "_conv_forward", "_output_padding", "__call__", "_call_impl", "__getattr__", "weight", "bias"}
 
 
@@ -55,10 +59,17 @@ def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:
 
 
 def decomposed_type(layer: nn.Module) -> type[Decomposed] | None:
-    """What replaces a layer of this type, or of a subclass that computes nothing in a way of its own; else None."""
+    """What replaces a layer of this type, or of a subclass without methods of its own; else None."""
     for kind in type(layer).__mro__:
         if found := SUPPORTED.get(kind) or SUPPORTED.get(f"{kind.__module__}.{kind.__qualname__}"):
             return found
-        if COMPUTES & vars(kind).keys():
+        if has_methods(kind):
             return None
     return None
+
+
+def has_methods(kind: type) -> bool:
+    """Whether a class brings what its replacement would lack: methods or properties, but no static ones."""
+    own = {name: value for name, value in vars(kind).items() if name not in HARMLESS}
+    methods = (isinstance(each, FunctionType | property | cached_property) for each in own.values())
+    return bool(COMPUTES & own.keys()) or any(methods)

@@ -107,7 +107,7 @@ def why_left(module: nn.Module) -> str:
     if decomposed_type(module) is None:
         if isinstance(module, LAYERS):
             known = f"lowrank.layers.support({kind.__name__}, ...) says what it is like"
-            return f"{kind.__module__}.{kind.__qualname__}, which computes in a way of its own: {known}"
+            return f"{kind.__module__}.{kind.__qualname__}, which has methods of its own: {known}"
         return kind.__name__
     if module._parameters.get("weight") is None:
         hooks = module._forward_pre_hooks.values()
@@ -154,7 +154,8 @@ def choose(module: nn.Module, only: Selectors, skip: Selectors) -> list[Part]:
     kept = [part for part in parts if not part.reason]
     left = [part for part in asked if part.reason and not isinstance(part.module, Decomposed)]
     if not kept:
-        why = f"with only={only!r}, skip={skip!r}" if parts else "in a module without weights"
+        given = [f"{name}={value!r}" for name, value in (("only", only), ("skip", skip)) if list_selectors(value)]
+        why = f"with {', '.join(given)}" if parts else "in a module without weights"
         raise InputError(f"there is nothing to decompose{f'; left: {name_parts(left)}' if left else f' {why}'}")
     for part in (*kept, *left):
         refuse_unready(part)
@@ -258,9 +259,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def copy_module(module: nn.Module) -> nn.Module:
     """A deep copy; what modules keep of a forward pass, as pruning keeps its weight, is copied without its history.
 
+    As torch copies no hooks of tensors, it warns of those that parameters have.
     Raises InputError if something in it cannot be copied, such as a lock.
     """
     check_module(module)
+    parameters = module.named_parameters()
+    if hooked := [name for name, each in parameters if each._backward_hooks or each._post_accumulate_grad_hooks]:
+        warnings.warn(f"hooks of parameters stay with the module, its copy has none: {', '.join(hooked)}", stacklevel=5)
     kept = [each for one in module.modules() for each in tree_leaves(list(vars(one).values()))]
     memo = {id(each): each.detach().clone() for each in kept if isinstance(each, Tensor) and not each.is_leaf}
     try:

@@ -212,6 +212,7 @@ def start_cores(layer: Decomposed, weight: Tensor, init: str) -> None:
         std = weight.to(torch.get_default_dtype()).square().mean().sqrt().item()
         if std == 0:
             draw_zeros(layer)
+            layer.error = 0.0
         elif init == "random":
             draw(layer, std)
         elif init == "weights":
@@ -238,17 +239,17 @@ def assign(layer: Decomposed, weight: Tensor) -> None:
     if not isinstance(layer, Decomposed):
         raise InputError(f"layer={type(layer).__name__}; allowed: a layer that lowrank.decompose made")
     shape = tuple(layer.made_weight().shape)
-    if not isinstance(weight, Tensor) or tuple(weight.shape) != shape or not is_plain(weight):
+    if not isinstance(weight, Tensor) or tuple(weight.shape) != shape or not fits(weight, layer.core_0.dtype):
         given = f"{weight.dtype} {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
-        raise InputError(f"weight of {given}; allowed: a tensor of {shape} without NaN or infinite numbers")
-    layer.error = 0.0
+        allowed = f"a tensor of {shape} without NaN, infinite or far too large numbers"
+        raise InputError(f"weight of {given}; allowed: {allowed}")
     start_cores(layer, weight.detach(), "weights")
 
 
-def is_plain(weight: Tensor) -> bool:
-    """Whether it has numbers, and all of them are real and finite."""
-    has = weight.layout is torch.strided and not weight.is_meta and not weight.is_complex()
-    return has and bool(weight.isfinite().all())
+def fits(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether it has real numbers whose norm is finite where cores of that dtype are contracted."""
+    plain = weight.layout is torch.strided and not (weight.is_meta or weight.is_complex() or weight.is_quantized)
+    return plain and bool(weight.to(torch.promote_types(dtype, torch.float32)).norm().isfinite())
 
 
 # --- back

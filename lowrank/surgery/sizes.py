@@ -50,6 +50,8 @@ class Sizes:
         return bool(self.error) or self.allocation == "error"
 
     def check(self) -> None:
+        if not isinstance(self.budgets, Mapping):
+            raise InputError(f"budgets={self.budgets!r}; allowed: a dict with a pattern of names for each")
         sizes = {name: getattr(self, name) for name in ("budget", "rank_scale", "error")}
         said = {name: value for name, value in sizes.items() if not (is_share(value) and value == 0)}
         wrong, enough = not all(map(is_share, said.values())), len(said) == 1 or self.budgets or self.ranks
@@ -58,8 +60,8 @@ class Sizes:
             raise InputError(f"{shown}; allowed: one of budget, rank_scale and error above 0 and up to 1")
         if self.allocation == "error" and self.rank_scale:
             raise InputError(f"allocation='error', rank_scale={self.rank_scale!r}; allowed: allocation='even'")
-        if not isinstance(self.budgets, Mapping):
-            raise InputError(f"budgets={self.budgets!r}; allowed: a dict with a pattern of names for each")
+        if self.allocation == "error" and self.rank_rule != "auto":
+            raise InputError(f"allocation='error', rank_rule={self.rank_rule!r}; allowed: allocation='even'")
         for pattern, share in self.budgets.items():
             if not is_share(share) or not share:
                 raise InputError(f"budgets={{{pattern!r}: {share!r}}}; allowed: numbers above 0 and up to 1")
@@ -80,9 +82,16 @@ class Sizes:
             chosen = self.within([weights[k] for k in indices], [foldings[k] for k in indices], share)
             found |= zip(indices, chosen, strict=True)
         rest = [k for k in range(len(names)) if k not in found]
-        if rest and (self.budget or self.rank_scale or self.error):
+        for name in ("budget", "rank_scale", "error"):
+            if getattr(self, name) and not rest:
+                raise InputError(
+                    f"{name}={getattr(self, name)}: ranks or budgets name every layer; allowed: one of them"
+                )
+        if self.budget or self.rank_scale or self.error:
             chosen = self.within([weights[k] for k in rest], [foldings[k] for k in rest], self.budget)
             found |= zip(rest, chosen, strict=True)
+        if self.error and not any(isinstance(each, Layout) for each in found.values()):
+            raise InputError(f"error={self.error}: no {self.decomp} smaller than its weight comes so near to it")
         return [found.get(k, "no pattern names it") for k in range(len(names))]
 
     def find_refused(self, names: Sequence[list[str]], foldings: Sequence[Sequence[Folding]]) -> dict[int, str]:
@@ -125,13 +134,11 @@ class Sizes:
         return self.even([choices[0] for choices in foldings], share)
 
     def as_near(self, weights: list[Tensor], foldings: list[Sequence[Folding]]) -> list[Layout | str]:
-        """The smallest within the error, or that there is none smaller than the weight."""
+        """The smallest within the error; of a weight that has none smaller than itself, this."""
         found = meet_error(
             self.decomp, weights, foldings, self.error, lambda k, layout: measure_fit(weights[k], layout)
         )
-        layouts = list(tqdm(found, "fitting", len(weights), leave=False, delay=3, unit="layer"))
-        if not any(layouts):
-            raise InputError(f"error={self.error}: no {self.decomp} smaller than its weight comes so near to it")
+        layouts = tqdm(found, "fitting", len(weights), leave=False, delay=3, unit="layer")
         return [layout or f"nothing smaller comes within error={self.error:g}" for layout in layouts]
 
     def even(self, foldings: list[Folding], share: float) -> list[Layout]:

@@ -27,7 +27,8 @@ from typing import Any
 from ..config import Config, InputError
 from ..files import TOKEN, claim, explain_errors, open_at_once
 from ..formats import Format
-from ..formats.own import check_form, own_formats, register
+from ..formats.checks import check_form
+from ..formats.own import own_formats, register
 
 Outcome = tuple[dict[str, Any], list[dict[str, Any]]]  # a record and its history
 LOOK = 0.05  # seconds between two looks at what has ended

@@ -17,6 +17,7 @@ from ..display import how_many
 from ..errors import refuse_unknown, whole_number
 from ..experiment import count_network, revision
 from ..files import claim
+from ..formats.own import own_sizes
 from ..hardware import best_device, find_slowness, resolved_precision
 from ..memory import check_memory
 from ..network import SIZED_BY, build
@@ -164,11 +165,12 @@ def multiply_adds(config: Config) -> int:
 
 def count_form(config: Config) -> dict[str, Any]:
     """What `count_network` says of a run's network for ten classes."""
-    return count_cached(**{name: getattr(config, name) for name in SIZED_BY})
+    own = repr(own_sizes(config.decomp))  # tells formats of one name apart
+    return count_cached(own, **{name: getattr(config, name) for name in SIZED_BY})
 
 
 @cache
-def count_cached(**form: Any) -> dict[str, Any]:
+def count_cached(own: str, **form: Any) -> dict[str, Any]:
     config = Config.of(form)
     with torch.device("meta"):
         return count_network(config, build(config, classes=10))

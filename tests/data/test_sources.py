@@ -243,3 +243,27 @@ def test_images_that_lie_too_deep_are_left_out_and_said(tmp_path, form):
     with pytest.warns(UserWarning, match="pets.*: left out 2 files that lie deeper than <class>/[*], test/dog/a/b/1"):
         found = load(FORMS[form](tmp_path / f"pets{form}", FILES | deeper | {"train/cat/.git/x/y": b""}))
     assert found.fingerprint == load(FORMS[form](tmp_path / f"plain{form}", FILES)).fingerprint
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not read")
+@pytest.mark.parametrize("closed", ["train", "train/dog", "test/dog"])
+def test_a_folder_that_may_not_be_read_is_named(folder, closed):
+    for path in (folder, *folder.parents):
+        path.chmod(0o755)
+    (folder / closed).chmod(0)
+    os.seteuid(65534)
+    try:
+        assert f"{closed} cannot be read: Permission denied" in refusal(folder)
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_above_the_one_that_is_meant_is_told_so(folder):
+    assert refusal(folder.parent).endswith(f"allowed is train/<class>/* with test/<class>/*: give {folder}")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", bytes(600)])
+def test_what_is_no_archive_is_named_with_a_whole_reason(tmp_path, content):
+    path = tmp_path / "images.tar"
+    path.write_bytes(content)
+    assert ":)" not in refusal(path)

@@ -74,3 +74,13 @@ class Started(Format):
 
     def start(self, folding, ranks):
         return [torch.ones(shape) for shape in self.shapes(folding, ranks)]
+
+
+def spoiled(**methods):
+    """One that starts at ones, with some methods wrong."""
+    return type("Spoiled", (Started,), methods)()
+
+
+def made_whole(weight):
+    """One that makes W alone, and wrong."""
+    return spoiled(inner=lambda self, f, r: None, weight_work=lambda self, f, r: 1, weight=weight)

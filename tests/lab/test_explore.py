@@ -120,6 +120,7 @@ def test_two_runs_open_with_runs_of_one_dataset(published):
     partner = strange[explore.likeliest_partner(strange, first)]
     assert partner["dataset"] == found[first]["dataset"] and partner["decomp"] != found[first]["decomp"]
     assert strange[explore.likeliest_partner(strange, "digits")]["run"] != "digits"
+    assert explore.has_partner(strange, first) and not explore.has_partner(strange, "digits")
 
 
 def test_what_a_record_says_is_shown_as_text(tmp_path, monkeypatch, published):

@@ -16,9 +16,17 @@ def test_ones_own_runs_come_first_and_then_the_best_of_each_form(published):
     ordered = overview.order_runs(table, {"mine", "newer"})
     assert ordered.run[:2].tolist() == ["newer", "mine"] and set(ordered.whose[:2]) == {"yours"}
     best = ordered[ordered.whose == "best of form"]
-    theirs = table.iloc[:-2].groupby("decomp").test_accuracy.max()
+    theirs = table.iloc[:-2].query("start == ''").groupby("decomp").test_accuracy.max()
     assert best.set_index("decomp").test_accuracy.sort_index().equals(theirs.sort_index())
     assert ordered.index[ordered.whose == ""].min() == 2 + len(best) and len(ordered) == len(table)
+
+
+def test_the_best_of_a_form_began_at_random(published):
+    table = lowrank.results(published)
+    started = table.sort_values("test_accuracy").iloc[-1:].assign(run="started", start="0" * 12, test_accuracy=1.0)
+    ordered = overview.order_runs(pd.concat([table, started]), set())
+    assert ordered.whose[ordered.run == "started"].tolist() == [""]
+    assert set(ordered.decomp[ordered.whose == "best of form"]) == set(table.decomp)
 
 
 def test_a_table_of_runs_says_nothing_that_does_not_apply(published):

@@ -19,7 +19,7 @@ def test_a_type_whose_forward_is_known_can_be_registered():
             return super().forward(x)
 
     plain = nn.Sequential(Mine(12, 8))
-    with pytest.raises(InputError, match="Mine, which computes in a way of its own"):
+    with pytest.raises(InputError, match="Mine, which has methods of its own"):
         decompose(plain, rank_scale=0.5)
     support(Mine, DecomposedLinear)
     try:

@@ -46,6 +46,15 @@ def replaced(layer):
     return layer
 
 
+class Scaling(nn.Linear):
+    def scaled(self, x):
+        return 2 * self(x)
+
+
+class Halved(nn.Linear):
+    half = property(lambda self: self.weight / 2)
+
+
 LEFT = {  # what is made, and the reason that stands in the warning, the error and the table
     "weight_norm, parametrized": (lambda: parametrizations.weight_norm(nn.Linear(8, 8)), "parametrized by WeightNorm"),
     "spectral_norm, parametrized": (lambda: parametrizations.spectral_norm(nn.Linear(8, 8)), "by SpectralNorm"),
@@ -55,8 +64,10 @@ LEFT = {  # what is made, and the reason that stands in the warning, the error a
     "prune": (lambda: prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.5), "made anew at each call by pruning"),
     "a LoRA layer": (
         lambda: LoRA(8, 8),
-        r"LoRA, which computes in a way of its own: lowrank.layers.support\(LoRA, ...\)",
+        r"LoRA, which has methods of its own: lowrank.layers.support\(LoRA, ...\)",
     ),
+    "a method": (lambda: Scaling(8, 8), r"Scaling, which has methods of its own: lowrank.layers.support\(Scaling"),
+    "a property": (lambda: Halved(8, 8), "Halved, which has methods of its own"),
     "another forward": (lambda: replaced(nn.Linear(8, 8)), "its forward was replaced"),
     "a grouped convolution": (lambda: nn.Conv1d(8, 8, 1, groups=4), "grouped"),
     "complex": (lambda: nn.Linear(8, 8, dtype=torch.complex64), "of torch.complex64"),
@@ -257,3 +268,15 @@ def test_what_is_skipped_is_said_until_it_is_taken():
     for choice, left in (({"skip": "0"}, ["skipped", ""]), ({"only": "0"}, ["", "skipped"]), ({}, ["", ""])):
         net = decompose(lowrank.densify(net), budget=0.9, **choice)
         assert summary(net).left.tolist()[:2] == left and summary(net).left["2"] != "skipped"
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_of_parameters_which_no_copy_has_are_named(register):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    getattr(net[1].weight, register)(lambda each: None)
+    net[1].weight.no_decay = True
+    line = "^hooks of parameters stay with the module, its copy has none: 1.weight$"
+    with pytest.warns(UserWarning, match=line) as said:
+        small = decompose(net, rank_scale=0.5)
+    assert said[0].filename == __file__
+    assert all(core.no_decay for core in small[1].cores) and densify(small)[1].weight.no_decay

@@ -1,8 +1,11 @@
 """How large each weight becomes: shares and ranks by hand, the largest that is of use, and why a layer stays dense."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from networks import decomposed_names, layouts, several, uneven
+from small import kinds
 from torch import nn
 
 from lowrank import InputError, decompose, densify, summary
@@ -51,6 +54,11 @@ def test_a_budget_of_all_takes_the_largest_that_is_of_use(decomp):
         ({"ranks": {"0": 2.5}}, r"ranks=2.5"),
         ({"ranks": "8"}, "ranks='8'; bottleneck takes 1 to"),
         ({"budgets": 0.5}, r"budgets=0.5; allowed: .*pattern"),
+        ({"budgets": pd.Series({"0": 0.5})}, "budgets=0 .*; allowed: a dict with a pattern"),
+        ({"budgets": np.array([0.5, 0.5])}, r"budgets=array.*; allowed: a dict with a pattern"),
+        ({"ranks": 2, "budget": 0.5}, "budget=0.5: ranks or budgets name every layer; allowed: one of them"),
+        ({"budgets": {"*": 0.5}, "error": 0.5}, "error=0.5: ranks or budgets name every layer; allowed: one of them"),
+        ({"budget": 0.5, "allocation": "error", "rank_rule": "root"}, "allocation='error', rank_rule='root'; allowed"),
         ({"only": "9", "budget": 0.5}, "only='9' names no layer; there are 0, 1, 3, 4"),
         ({"skip": [3], "budget": 0.5}, "skip=3; allowed: patterns of names, types, functions"),
         ({"skip": 3, "budget": 0.5}, "skip=3; allowed: patterns of names, types, functions"),
@@ -88,3 +96,19 @@ def test_random_cores_and_ghosts_follow_the_even_path():
     even = solve("tt", [fold(64, 48, 3), fold(64, 64, 3), fold(32, 64, 3, 9)], budget=0.3)
     assert layouts(decompose(net, budget=0.3, init="random")) == even
     assert layouts(decompose(net.to("meta"), budget=0.3)) == even
+
+
+@kinds
+def test_what_comes_near_by_hand_stands_beside_what_does_not(decomp):
+    net = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    torch.nn.init.orthogonal_(net[1].weight)
+    small = decompose(net, decomp=decomp, error=1e-3, ranks={"0": 1})
+    assert decomposed_names(small) == ["0"] and summary(small).left["1"] == "nothing smaller comes within error=0.001"
+
+
+@kinds
+def test_zeros_are_within_any_error(decomp):
+    net = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    nn.init.zeros_(net[0].weight)
+    small = decompose(net, decomp=decomp, error=0.9)
+    assert small[0].error == 0 and set(small[0].layout.ranks) == {1} and not small[0].weight.any()
