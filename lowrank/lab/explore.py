@@ -234,7 +234,6 @@ def likeliest_partner(found: Mapping[str, Record], run: str) -> str:
 
 
 def has_partner(found: Mapping[str, Record], run: str) -> bool:
-    """Whether another run is of the same dataset."""
     return found[likeliest_partner(found, run)]["dataset"] == found[run]["dataset"]
 
 

@@ -269,7 +269,10 @@ def copy_module(module: nn.Module) -> nn.Module:
     kept = [each for one in module.modules() for each in tree_leaves(list(vars(one).values()))]
     memo = {id(each): each.detach().clone() for each in kept if isinstance(each, Tensor) and not each.is_leaf}
     try:
-        return copy.deepcopy(module, memo)
+        net = copy.deepcopy(module, memo)
     except Exception as error:  # of the module's own, too
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"module={type(module).__name__}: it cannot be copied ({reason})") from error
+    for parameter, copied in zip(module.parameters(), net.parameters(), strict=True):
+        vars(copied).update(vars(parameter))  # attributes, which torch does not copy
+    return net
