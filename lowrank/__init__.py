@@ -10,12 +10,13 @@ with interrupts_after_loading("lowrank"):
     from .formats import Format
     from .formats.own import register
     from .optimiser import parameter_groups
-    from .surgery import assign, decompose, densify
+    from .surgery import assign, decompose, densify, hold, layouts
     from .sweeps.studies import grid
 
 __version__ = "0.1.0"
 __all__ = [
-    "Config", "Format", "InputError", "assign", "decompose", "densify", "grid", "parameter_groups", "register", *HOMES,
+    "Config", "Format", "InputError", "assign", "decompose", "densify", "grid", "hold", "layouts", "parameter_groups",
+    "register", *HOMES,
 ]  # fmt: skip
 
 

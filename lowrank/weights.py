@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from .checkpoints import Damaged, check_fit, is_like, read_tensors, save_tensors
 from .config import PRECISIONS, Config, InputError
 from .data import Data
 from .data.dataset import check_device, standardise
-from .formats import Folding, Layout
 from .formats.own import own_formats
 from .hardware import best_device
 from .network import MOST_CLASSES, SIZED_BY, build
@@ -26,7 +24,7 @@ from .paths import runs_folder
 from .records import WEIGHTS, check_says, name_run
 from .records import record as stored
 from .surgery.parts import evaluating
-from .surgery.replace import hold_layers, layouts_of
+from .surgery.saving import hold_layers, layouts
 from .train import EVALUATION_BATCH, compute_logits
 
 Run = str | Mapping[str, Any] | pd.Series  # its id, its record, its row of the table
@@ -40,7 +38,7 @@ def keep_weights(config: Config, run: str, net: nn.Module, data: Data) -> None:
     reading = (*data.moments, config.uses("flip at test"), config.precision)
     kept = {"classes": len(data.classes), "network": net.state_dict(), **dict(zip(READING, reading, strict=True))}
     if config.start:  # whose ranks follow weights that are no longer there
-        kept["layouts"] = {name: asdict(layout) for name, layout in layouts_of(net).items()}
+        kept["layouts"] = layouts(net)
     save_tensors(config.folder / run / WEIGHTS, kept)
 
 
@@ -108,10 +106,7 @@ def rebuild(record: Mapping[str, Any], kept: Mapping[str, Any]) -> nn.Module:
         return build(Config.of({name: record[name] for name in SIZED_BY}), kept["classes"])
     net = build(Config(decomp=record["start_decomp"], width=record["width"]), kept["classes"])
     try:
-        layouts = {
-            name: Layout(**each | {"folding": Folding(**each["folding"])}) for name, each in kept["layouts"].items()
-        }
-        hold_layers(net, layouts)
+        hold_layers(net, kept["layouts"])
     except InputError:  # a format of one's own that is not registered here
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:

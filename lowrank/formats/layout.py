@@ -36,6 +36,9 @@ class Layout:
     def form(self) -> Format:
         return FORMATS[self.decomp]
 
+    def __deepcopy__(self, memo: dict) -> Layout:
+        return self  # nothing in it changes
+
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the cores, in order."""

@@ -184,21 +184,6 @@ def hold_tied(parts: Sequence[Part], layout: Layout, init: str, contraction: str
         part.weights.clear()  # which frees the weight
 
 
-def layouts_of(module: nn.Module) -> dict[str, Layout]:
-    """How each decomposed layer is held, by its name."""
-    return {part.name: part.module.layout for part in survey(module) if isinstance(part.module, Decomposed)}
-
-
-def hold_layers(module: nn.Module, layouts: Mapping[str, Layout]) -> None:
-    """Hold the layers of these names in these layouts, in place and with cores at random: `layouts_of` gives them back.
-
-    Raises KeyError if there is no such layer.
-    """
-    parts = {part.name: part for part in survey(module)}
-    for name, layout in layouts.items():
-        hold_tied([parts[name]], layout, "random", "auto")
-
-
 def become(layer: nn.Module, other: nn.Module) -> None:
     """Make a layer what the other is and let it stay the same object."""
     layer.__class__, layer.__dict__ = type(other), vars(other)

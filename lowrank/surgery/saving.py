@@ -1,0 +1,85 @@
+"""How the layers of a network are held, as plain data, and another network held in the same way.
+
+Ranks follow the weights: what a decomposed network's state_dict fits is told by its layouts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..formats import Folding, Layout
+from ..layers import Decomposed
+from .parts import Part, check_module, copy_module, group_tied, survey
+from .replace import hold_tied, weight_matrix
+
+Layouts = Mapping[str, Mapping[str, Any]]  # of each decomposed layer, by its name
+
+
+def layouts(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """How each decomposed layer of a network is held: format, folding and ranks, which json and torch.save take.
+
+    `lowrank.hold` makes a network of the same kind, for `load_state_dict`.
+
+    >>> from torch import nn
+    >>> small = lowrank.decompose(nn.Sequential(nn.Linear(64, 64)), decomp="tt", budget=0.25)
+    >>> lowrank.layouts(small)["0"]["ranks"]
+    (7, 8)
+    """
+    check_module(module)
+    held = {part.name: part.module for part in survey(module) if isinstance(part.module, Decomposed)}
+    return {name: asdict(layer.layout) for name, layer in held.items()}
+
+
+@torch.inference_mode(False)  # in which no gradient would reach the cores
+def hold(module: nn.Module, layouts: Layouts) -> nn.Module:
+    """A copy of the module with its layers held as `lowrank.layouts` said of another one; the cores are random.
+
+    Raises InputError if the module has no such layers, or none of these sizes.
+
+    >>> from torch import nn
+    >>> small = lowrank.decompose(nn.Sequential(nn.Linear(64, 64)), decomp="tt", budget=0.25)
+    >>> same = lowrank.hold(nn.Sequential(nn.Linear(64, 64)), lowrank.layouts(small))
+    >>> same.load_state_dict(small.state_dict())
+    <All keys matched successfully>
+    """
+    net = copy_module(module)
+    try:
+        hold_layers(net, layouts)
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"layouts: not those of such a module ({type(error).__name__}: {error})") from error
+    return net
+
+
+def hold_layers(module: nn.Module, layouts: Layouts) -> None:
+    """Hold the layers of these names in these layouts, in place. Raises ValueError if one cannot be.
+
+    Raises KeyError, TypeError or AttributeError, too, if these are no layouts.
+    """
+    read = {name: read_layout(each) for name, each in layouts.items()}
+    parts = {part.name: part for part in survey(module)}
+    for group in group_tied([find_part(parts, name) for name in read]):
+        layout, (outputs, inputs) = read[group[0].name], weight_matrix(group).shape
+        wanted = layout.folding.outputs, layout.folding.inputs
+        if (outputs, inputs) != wanted:
+            raise ValueError(f"{group[0].name} is {outputs} x {inputs}, not {wanted[0]} x {wanted[1]}")
+        hold_tied(group, layout, "random", "auto")
+
+
+def read_layout(each: Mapping[str, Any]) -> Layout:
+    """What `asdict` made of it, or json, which knows no tuples."""
+    folding = Folding(**each["folding"] | {"modes": tuple(each["folding"]["modes"])})
+    return Layout(each["decomp"], folding, tuple(each["ranks"]))
+
+
+def find_part(parts: Mapping[str, Part], name: str) -> Part:
+    if name not in parts or parts[name].reason:
+        raise ValueError(f"{name} is {parts[name].reason if name in parts else 'not there'}")
+    return parts[name]
