@@ -6,7 +6,7 @@ import base64
 import copy
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -116,19 +116,8 @@ def train_and_store(
     checkpoint = config.folder / name / "checkpoint.pt"
     state = resume(checkpoint, name, config, net, data.train_images.device, log)
     size = count_network(config, net) | describe_start(config, net)
-    log(
-        f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
-        f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, batch_size={config.batch_size}, "
-        f"learning_rate={config.learning_rate:g}, augment={config.augment}, {config.precision}, {device_name()}"
-    )
-    if slowness := find_slowness(config.precision, data.train_images.device):
-        log(slowness)
-    if config.start:
-        log(f"decomposed from run {config.start}, {size['start_decomp']}: relative error {size['start_error']:.2f}")
-    if (images := len(data.train_labels)) < config.batch_size:
-        log(f"batch_size={config.batch_size}: only {images:,} training images, each step takes all of them")
-    if data.train_images.device.type == "cpu" and (reason := native.reason()):
-        log(f"{reason}: batch norm, pool and ReLU run one after the other")
+    for line in describe_training(config, data, name, size):
+        log(line)
     progress = RunProgress(log, log is print, steps_an_epoch(config, data), config.epochs, state.epochs)
 
     def keep(state: State) -> None:
@@ -152,6 +141,24 @@ def train_and_store(
     store(config.folder, record, state.history)
     checkpoint.unlink(missing_ok=True)
     return record
+
+
+def describe_training(config: Config, data: Data, name: str, size: Mapping[str, Any]) -> Iterator[str]:
+    """What is to be trained, and what about it might surprise."""
+    images, device = len(data.train_labels), data.train_images.device
+    yield (
+        f"run {name}: {config.decomp} on {dataset_name(config.dataset)}, {size['parameters']:,} parameters, "
+        f"{size['multiply_adds'] / 1e6:,.1f} million multiply-adds an image, batch_size={config.batch_size}, "
+        f"learning_rate={config.learning_rate:g}, augment={config.augment}, {config.precision}, {device_name()}"
+    )
+    if slowness := find_slowness(config.precision, device):
+        yield slowness
+    if config.start:
+        yield f"decomposed from run {config.start}, {size['start_decomp']}: relative error {size['start_error']:.2f}"
+    if images < config.batch_size:
+        yield f"batch_size={config.batch_size}: only {images:,} training images, each step takes all of them"
+    if device.type == "cpu" and (reason := native.reason()):
+        yield f"{reason}: batch norm, pool and ReLU run one after the other"
 
 
 # --- records

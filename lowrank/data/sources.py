@@ -203,15 +203,9 @@ def decode_images(path: Path) -> Data:
     train, test = splits["train"], splits["test"] or splits["val"]
     for images, wanted in ((train, "train/<class>/"), (test, "test/<class>/ or val/<class>/")):
         if not images:
-            advice = (
-                f"give {inner}"
-                if (inner := find_inner(path))
-                else "move the folders of the classes into train/, and then, say, every fifth image of each into "
-                "test/<class>/"
-            )
             raise InputError(
                 f"dataset={str(path)!r}: there are no images in {wanted}; there is {contents(path)}; "
-                f"allowed is train/<class>/* with test/<class>/*: {advice}"
+                f"allowed is train/<class>/* with test/<class>/*: {advise(path)}"
             )
     classes = sorted({each[-2] for each in train})
     if strange := [each for each in sorted(test) if each[-2] not in classes]:
@@ -221,3 +215,10 @@ def decode_images(path: Path) -> Data:
     for images in (train, test):
         arrays += [np.stack([images[each] for each in sorted(images)]), [labels[each[-2]] for each in sorted(images)]]
     return assemble_data(*arrays, map(printable, classes))
+
+
+def advise(path: Path) -> str:
+    """What makes a data set of what was given instead of one."""
+    if inner := find_inner(path):
+        return f"give {inner}"
+    return "move the folders of the classes into train/, and then, say, every fifth image of each into test/<class>/"

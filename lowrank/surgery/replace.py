@@ -224,15 +224,15 @@ def assign(layer: Decomposed, weight: Tensor) -> None:
     if not isinstance(layer, Decomposed):
         raise InputError(f"layer={type(layer).__name__}; allowed: a layer that lowrank.decompose made")
     shape = tuple(layer.made_weight().shape)
-    if not isinstance(weight, Tensor) or tuple(weight.shape) != shape or not fits(weight, layer.core_0.dtype):
+    if not isinstance(weight, Tensor) or tuple(weight.shape) != shape or not can_be_made(weight, layer.core_0.dtype):
         given = f"{weight.dtype} {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
         allowed = f"a tensor of {shape} without NaN, infinite or far too large numbers"
         raise InputError(f"weight of {given}; allowed: {allowed}")
     start_cores(layer, weight.detach(), "weights")
 
 
-def fits(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether it has real numbers whose norm is finite where cores of that dtype are contracted."""
+def can_be_made(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether cores of that dtype can make it: it has real numbers, whose norm is finite where they are contracted."""
     plain = weight.layout is torch.strided and not (weight.is_meta or weight.is_complex() or weight.is_quantized)
     return plain and bool(weight.to(torch.promote_types(dtype, torch.float32)).norm().isfinite())
 
