@@ -205,7 +205,7 @@ def decode_images(path: Path) -> Data:
         if not images:
             raise InputError(
                 f"dataset={str(path)!r}: there are no images in {wanted}; there is {contents(path)}; "
-                f"allowed is train/<class>/* with test/<class>/*: {advise(path)}"
+                f"allowed is train/<class>/* with test/<class>/*: {suggest_layout(path)}"
             )
     classes = sorted({each[-2] for each in train})
     if strange := [each for each in sorted(test) if each[-2] not in classes]:
@@ -217,7 +217,7 @@ def decode_images(path: Path) -> Data:
     return assemble_data(*arrays, map(printable, classes))
 
 
-def advise(path: Path) -> str:
+def suggest_layout(path: Path) -> str:
     """What makes a data set of what was given instead of one."""
     if inner := find_inner(path):
         return f"give {inner}"
