@@ -56,7 +56,7 @@ def short(log=print, **parameters) -> dict:
             return found
         note(config.folder, f"began {run}")
         time.sleep(SECONDS * random.random() * 2)
-        store(config.folder, asdict(config) | {"run": run, "status": "done"}, [{"epoch": 1}] * 20)
+        store(config.folder, asdict(config) | {"run": run, "status": "done", "parameters": 1}, [{"epoch": 1}] * 20)
         note(config.folder, f"stored {run}")
         return record(config.folder, run)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .config import Config
+from .config import ADDED, Config
 
 MEASURED = {
     "parameters": int,
@@ -42,6 +42,7 @@ MEASURED = {
 CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
 POSSIBLE = {each.name: each.metadata["test"] for each in fields(Config) if CONFIGURED[each.name] in (int, float)}
 POSSIBLE["epoch"] = lambda epoch: 0 <= epoch < 2**53 and epoch == int(epoch)
+NEEDED = [*(name for name in CONFIGURED if name not in ADDED), "parameters"]  # by every picture, of a run that is done
 TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
 MOST = torch.finfo(torch.float32).max  # that a run can measure
 FIRST_YEAR, LAST_YEAR = 1970, 2261  # of `started`: pandas can tell no time after it

@@ -31,7 +31,7 @@ import pandas as pd
 
 from .config import ADDED, Config, InputError, unused_by
 from .display import how_many, html_table
-from .fields import TYPES, check_fields, is_of_epoch
+from .fields import NEEDED, TYPES, check_fields, is_of_epoch
 from .files import claim, explain_errors, open_regular, read_at_most, sweep_up, write
 from .paths import runs_folder
 
@@ -39,7 +39,6 @@ WEIGHTS = "weights.pt"  # beside the record of a run that keeps them, see weight
 FINAL = ("done", "diverged")  # a run with one of these is not trained again; one that failed is
 UNSAID = {"code": "", "correct": "", "start_decomp": ""}  # by older records; the last by runs without a start
 FIRST = ["run", "status", "decomp", "dims", "budget", "rank_scale", "parameters", "compression", "test_accuracy"]
-SAID = ("reason", "log")  # of runs that failed
 LARGEST = 2**24  # bytes of a record file that are read
 COLUMNS = list(dict.fromkeys([*FIRST, *TYPES]))
 BEGIN = ",".join(FIRST[:2]).encode()  # of the table
@@ -98,10 +97,18 @@ def check_says(found: Mapping[str, Any], runs: Path, names: Iterable[str]) -> No
         raise InputError(f"{runs / found['run'] / 'record.json'}: it does not say {', '.join(lacking)}")
 
 
+def says_all(found: Mapping[str, Any], runs: Path) -> bool:
+    """Whether a record says what each run that is done has; a warning names one that does not."""
+    lacking = [name for name in NEEDED if found.get(name) is None] if found["status"] == "done" else []
+    if lacking:
+        warn_of(str(runs / found["run"] / "record.json"), f"it does not say {', '.join(lacking)}")
+    return not lacking
+
+
 def records(runs: Path) -> list[Record]:
-    """All readable records, the oldest first."""
+    """All readable records, the oldest first, of runs that are done only whole ones."""
     names = [entry.name for entry in os.scandir(runs) if is_folder(entry)] if runs.is_dir() else []
-    found = [content for content in (record(runs, name) for name in names) if content]
+    found = [content for content in (record(runs, name) for name in names) if content and says_all(content, runs)]
     return sorted(found, key=lambda content: (content.get("started") or "", content["run"]))
 
 
@@ -129,8 +136,7 @@ def as_csv(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> bytes:
     names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([row.get(name, "") for name in names] for row in rows)
+    writer.writerows([names, *([row.get(name, "") for name in names] for row in rows)])
     return text.getvalue().encode()
 
 
@@ -222,13 +228,7 @@ def check_end(content: bytes, rows: int, found: Record | None) -> None:
 
 # --- the table of all runs, as a notebook shows it
 
-COUNTS = ["parameters", "pointwise_parameters", "multiply_adds"]
-MEASURED_ON = [
-    "test",
-    "train",
-    "validation",
-    "fit",
-]  # images; `fit`: those of training as they are, at the end
+MEASURED_ON = ["test", "train", "validation", "fit"]  # images; `fit`: those of training as they are, at the end
 
 
 def show_share(value: float) -> str:
@@ -237,7 +237,7 @@ def show_share(value: float) -> str:
 
 
 SHOWN_AS = (
-    dict.fromkeys(COUNTS, "{:,.0f}".format)
+    dict.fromkeys(["parameters", "pointwise_parameters", "multiply_adds"], "{:,.0f}".format)
     | dict.fromkeys([f"{part}_accuracy" for part in MEASURED_ON], "{:.1%}".format)
     | dict.fromkeys([f"{part}_loss" for part in MEASURED_ON], "{:.4f}".format)
     | {"compression": show_share, "peak_memory": lambda value: f"{value / 2**20:,.0f} MiB"}
@@ -261,7 +261,7 @@ class Table(pd.DataFrame):
     def _repr_html_(self) -> str:
         parameters = {each.name for each in fields(Config)}
         varied = {name for name in parameters & set(self.columns) if self[name].nunique() > 1}
-        said = {name for name in SAID if name in self and (self[name].notna() & (self[name] != "")).any()}
+        said = {name for name in ("reason", "log") if name in self and (self[name].notna() & (self[name] != "")).any()}
         names = [name for name in self.columns if name in {*FIRST, *varied, *said}]
         rest = len(self.columns) - len(names)
         frame = pd.DataFrame(self[names])

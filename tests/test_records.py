@@ -13,7 +13,7 @@ import pytest
 from small import EPOCHS, row
 
 from lowrank.errors import InputError
-from lowrank.fields import MEASURED, TYPES
+from lowrank.fields import MEASURED, NEEDED, TYPES
 from lowrank.paths import ROOT
 from lowrank.records import COLUMNS, collect, history, record, records, results, store
 
@@ -170,21 +170,23 @@ WRONG += [("dims", 1), ("dims", 99), ("budget", 1.5), ("momentum", 1.0)]
 WRONG += [("started", text) for text in ("9999999-01-01T00:00:00", "9999-01-01", "2262-05-01", "0001-01-01", "soon")]
 
 
-def test_a_record_with_a_field_of_another_type_is_named_and_left_out(tmp_path):
+def test_a_record_with_a_field_of_another_type_or_without_it_is_named_and_left_out(tmp_path):
     store(tmp_path, row("good"), EPOCHS)
     path = tmp_path / "bad" / "record.json"
     path.parent.mkdir()
-    for number, (name, value) in enumerate(WRONG):
-        path.write_text(json.dumps(row("bad") | {name: value}))
+    bad = [row("bad") | {name: value} for name, value in WRONG]
+    bad += [{name: value for name, value in row("bad").items() if name != lacking} for lacking in NEEDED]
+    for number, content in enumerate(bad):
+        path.write_text(json.dumps(content))
         os.utime(path, (number, number))  # a version is read once
         with pytest.warns(UserWarning, match="bad/record.json: damaged record ignored") as warned:
-            assert [each["run"] for each in records(tmp_path)] == ["good"], (name, value)
+            assert [each["run"] for each in records(tmp_path)] == ["good"], content
         assert all("\n" not in str(each.message) and len(str(each.message)) < 500 for each in warned)
     with warnings.catch_warnings(action="ignore"):
         assert results(tmp_path)["run"].tolist() == ["good"]
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", [name for name in MEASURED if name not in NEEDED])
 def test_what_was_not_measured_may_be_none(tmp_path, name):
     store(tmp_path, row("a") | {name: None}, EPOCHS)
     assert results(tmp_path)["run"].tolist() == ["a"]

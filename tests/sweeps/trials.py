@@ -40,7 +40,7 @@ def quick(log=print, **parameters) -> dict:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if config.seed == 101:
             os.kill(os.getpid(), signal.SIGKILL)
-        measured = {"test_accuracy": 0.5, "revision": revision()}
+        measured = {"parameters": 100, "test_accuracy": 0.5, "revision": revision()}
         state = "diverged" if config.seed == 102 else "done"
         store(config.folder, asdict(config) | measured | {"run": run, "status": state}, [{"epoch": 1}])
         return record(config.folder, run)
