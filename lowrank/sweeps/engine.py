@@ -27,7 +27,8 @@ from typing import Any
 from ..config import Config, InputError
 from ..files import TOKEN, claim, explain_errors, open_at_once
 from ..formats import Format
-from ..formats.checks import check_form
+from ..formats.checks import CHECKED, check_format
+from ..formats.folding import fold
 from ..formats.own import own_formats, register
 
 Outcome = tuple[dict[str, Any], list[dict[str, Any]]]  # a record and its history
@@ -150,7 +151,8 @@ def check_sending(decomp: str, form: Format) -> None:
     from cloudpickle import dumps
 
     try:
-        check_form(decomp, Elsewhere(io.BytesIO(dumps(form))).load())
+        read = Elsewhere(io.BytesIO(dumps(form))).load()
+        any(check_format(decomp, read, fold(*size)) for size in CHECKED)  # on one weight: it was checked on all
     except Exception as error:  # of the format's own, too
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"decomp={decomp!r}: it cannot be sent to a worker ({reason})") from error
