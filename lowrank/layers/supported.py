@@ -1,9 +1,6 @@
-"""Which layers a decomposed one stands in for: those whose forward is known, by their exact type."""
+"""Which layers a decomposed one stands in for: those whose forward is known, by their type."""
 
 from __future__ import annotations
-
-from functools import cached_property
-from types import FunctionType
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -34,7 +31,6 @@ SUPPORTED: dict[type | str, type[Decomposed]] = {
 
 
 HARMLESS = {"__init__", "__repr__", "extra_repr", "reset_parameters"}  # a layer computes as its base does with these
-COMPUTES = {"forward", "_conv_forward", "_output_padding", "__call__", "_call_impl", "__getattr__", "weight", "bias"}
 
 
 def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:
@@ -59,17 +55,20 @@ def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:
 
 
 def decomposed_type(layer: nn.Module) -> type[Decomposed] | None:
-    """What replaces a layer of this type, or of a subclass without methods of its own; else None."""
-    for kind in type(layer).__mro__:
+    """What replaces a layer of this type, or of a subclass that adds nothing; else None."""
+    kinds = type(layer).__mro__
+    for kind in kinds:
         if found := SUPPORTED.get(kind) or SUPPORTED.get(f"{kind.__module__}.{kind.__qualname__}"):
-            return found
-        if has_methods(kind):
-            return None
+            added = [each for each in kinds if each not in kind.__mro__]
+            return None if any(adds_to(kind, each) for each in added) else found
     return None
 
 
-def has_methods(kind: type) -> bool:
-    """Whether a class brings what its replacement would lack: methods or properties, but no static ones."""
-    own = {name: value for name, value in vars(kind).items() if name not in HARMLESS}
-    methods = (isinstance(each, FunctionType | property | cached_property) for each in own.values())
-    return bool(COMPUTES & own.keys()) or any(methods)
+def adds_to(base: type, kind: type) -> bool:
+    """Whether a class brings what its base, replaced, would lack: methods or attributes, beside static helpers."""
+    for name, value in vars(kind).items():
+        helper = isinstance(value, staticmethod) and not hasattr(base, name)
+        said_by_python = name.startswith("__") and not callable(value)  # __doc__, __module__ and their like
+        if not (name in HARMLESS or helper or said_by_python):
+            return True
+    return False

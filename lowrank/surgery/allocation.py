@@ -94,9 +94,9 @@ class Option:
         """Each rank that joins two cores, and which two."""
         shapes = self.form.shapes(self.folding, self.largest)
         bonds = []
-        for k in range(len(self.largest)):
-            raised = self.form.shapes(self.folding, replace_rank(self.largest, k, self.largest[k] + 1))
-            cores = [core for core, (own, other) in enumerate(zip(shapes, raised, strict=True)) if own != other]
+        for k in (k for k, rank in enumerate(self.largest) if rank > 1):
+            lowered = self.form.shapes(self.folding, replace_rank(self.largest, k, self.largest[k] - 1))
+            cores = [core for core, (own, other) in enumerate(zip(shapes, lowered, strict=True)) if own != other]
             bonds += [(k, cores)] if len(cores) == 2 else []
         return bonds
 
@@ -135,14 +135,32 @@ class Option:
             yield ranks
 
     def raises(self, ranks: Sequence[int]) -> Iterator[tuple[float, int, tuple[int, ...]]]:
-        """What each rank gains a parameter if it grows by one, what that takes, and the ranks then."""
+        """What each rank gains a parameter if it grows by one, what that takes, and the ranks then.
+
+        Where no rank is of use alone, each with those that have to grow with it.
+        """
+        open_ranks = [k for k, largest in enumerate(self.largest) if ranks[k] < largest]
+        alone = [there for k in open_ranks if self.trim(there := replace_rank(ranks, k, ranks[k] + 1)) == there]
         here = self.point(ranks)
-        for k, largest in enumerate(self.largest):
-            there = self.point(replace_rank(ranks, k, ranks[k] + 1))
-            useful = ranks[k] < largest and here.loss - there.loss > FLOOR and self.trim(there.ranks) == there.ranks
-            if useful and there.size <= self.weights:
-                size = there.size - here.size
+        for there in map(self.point, alone or filter(None, (self.raise_together(ranks, k) for k in open_ranks))):
+            size = there.size - here.size
+            if here.loss - there.loss > FLOOR and there.size <= self.weights:
                 yield (here.loss - there.loss) / size, size, there.ranks
+
+    def raise_together(self, ranks: Sequence[int], first: int) -> tuple[int, ...] | None:
+        """One rank and those at its cores without which it is of no use, each grown by one; None if they cannot."""
+        raised = [first]
+        while True:
+            there = tuple(rank + (k in raised) for k, rank in enumerate(ranks))
+            trimmed = self.trim(there)
+            if trimmed == there:
+                return there
+            short = {core for k, cores in self.bonds for core in cores if trimmed[k] < there[k]}
+            beside = [k for k, cores in self.bonds if short & set(cores) and k not in raised]
+            growing = [k for k in beside if ranks[k] < self.largest[k]]
+            if not growing:
+                return None
+            raised.append(growing[0])
 
 
 def replace_rank(ranks: Sequence[int], k: int, rank: int) -> tuple[int, ...]:

@@ -107,7 +107,7 @@ def why_left(module: nn.Module) -> str:
     if decomposed_type(module) is None:
         if isinstance(module, LAYERS):
             known = f"lowrank.layers.support({kind.__name__}, ...) says what it is like"
-            return f"{kind.__module__}.{kind.__qualname__}, which has methods of its own: {known}"
+            return f"{kind.__module__}.{kind.__qualname__}, which has methods or attributes of its own: {known}"
         return kind.__name__
     if module._parameters.get("weight") is None:
         hooks = module._forward_pre_hooks.values()

@@ -1,4 +1,4 @@
-"""A layer is replaced if its forward is known: by its exact type, by its base's, or by what support is told."""
+"""A layer is replaced if its forward is known: by its type, by its base's, or by what support is told."""
 
 import doctest
 
@@ -19,7 +19,7 @@ def test_a_type_whose_forward_is_known_can_be_registered():
             return super().forward(x)
 
     plain = nn.Sequential(Mine(12, 8))
-    with pytest.raises(InputError, match="Mine, which has methods of its own"):
+    with pytest.raises(InputError, match="Mine, which has methods or attributes of its own"):
         decompose(plain, rank_scale=0.5)
     support(Mine, DecomposedLinear)
     try:
@@ -48,6 +48,54 @@ def test_a_subclass_that_computes_as_its_base_does_is_known():
     net = decompose(plain, dims=2, rank_scale=1)
     assert type(densify(net)) is Named and isinstance(net, Decomposed)
     torch.testing.assert_close(net(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+class Scaled:
+    def scaled(self, x):
+        return 2 * self(x)
+
+
+class Method(nn.Linear):
+    scaled = Scaled.scaled
+
+
+class Mixed(nn.Linear, Scaled):
+    pass
+
+
+class Property(nn.Linear):
+    half = property(lambda self: self.weight / 2)
+
+
+class Attribute(nn.Linear):
+    gain = 3.0
+
+
+class ClassMethod(nn.Linear):
+    square = classmethod(lambda cls, size: cls(size, size))
+
+
+class Slot(nn.Linear):
+    __slots__ = ("gain",)
+
+
+class Call(nn.Linear):
+    __call__ = nn.Linear.forward
+
+
+class Static(nn.Linear):
+    forward = staticmethod(torch.relu)
+
+
+class Heir(Attribute):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Method, Mixed, Property, Attribute, ClassMethod, Slot, Call, Static, Heir])
+def test_a_subclass_that_brings_anything_is_left_and_named(kind):
+    with pytest.warns(UserWarning, match=f"left as they are: 0 .*{kind.__name__}, which has methods or attributes"):
+        net = decompose(nn.Sequential(kind(8, 8), nn.Linear(8, 8)), budget=0.9)
+    assert type(net[0]) is kind and isinstance(net[1], Decomposed)
 
 
 def test_the_example_of_support_runs(monkeypatch):

@@ -10,6 +10,7 @@ from networks import layouts, uneven
 from small import fall, kinds
 from torch import nn
 
+import lowrank
 from lowrank import decompose, summary
 from lowrank.formats import FORMATS, Folding, Layout, fold
 from lowrank.layers import Decomposed
@@ -45,6 +46,48 @@ def test_a_budget_is_never_exceeded(decomp, shapes, dims, budget, zero):
         assert layout.folding in choices and min(layout.ranks) >= 1
         largest = FORMATS[decomp].largest(layout.folding)
         assert all(rank <= most for rank, most in zip(layout.ranks, largest, strict=True))
+
+
+@cuts
+@pytest.mark.parametrize("dims", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("budget", [0.3, 0.6, 0.9])
+def test_ranks_that_are_of_use_only_together_rise_together(decomp, dims, budget):
+    """As those at both ends of a core that is a matrix: one layer takes what the even path takes."""
+    layer = nn.Linear(128, 128)
+    layer.weight.data = torch.randn(128, 12) @ torch.randn(12, 128) / 12**0.5 + 0.3 * torch.randn(128, 128)
+    by_error, even = (
+        decompose(layer, decomp=decomp, dims=dims, budget=budget, allocation=allocation)
+        for allocation in ("error", "even")
+    )
+    assert by_error.error < 1.03 * even.error and by_error.compression > budget - 0.05
+
+
+class Blocks(lowrank.Format):
+    """One to four blocks on the diagonal: a size that is no rank, and none beyond the largest."""
+
+    uses_dims = False
+
+    def refusal(self, folding):
+        return "" if folding.outputs % 4 == folding.inputs % 4 == 0 else "its sides are not divisible by 4"
+
+    def largest(self, folding):
+        return (3,)
+
+    def shapes(self, folding, ranks):
+        count = (4, 2, 1)[ranks[0] - 1]
+        return [(count, folding.outputs // count, folding.inputs // count)]
+
+    def weight(self, cores, folding):
+        return torch.block_diag(*cores[0])
+
+    def weight_work(self, folding, ranks):
+        return folding.outputs * folding.inputs
+
+
+def test_no_size_beyond_the_largest_is_asked_of_a_format(nothing_registered):
+    lowrank.register("blocks", Blocks())
+    net = decompose(nn.Linear(64, 64), decomp="blocks", budget=0.5)
+    assert net.layout.ranks == (2,) and net.compression == 0.5
 
 
 @cuts

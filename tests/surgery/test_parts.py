@@ -51,10 +51,6 @@ class Scaling(nn.Linear):
         return 2 * self(x)
 
 
-class Halved(nn.Linear):
-    half = property(lambda self: self.weight / 2)
-
-
 LEFT = {  # what is made, and the reason that stands in the warning, the error and the table
     "weight_norm, parametrized": (lambda: parametrizations.weight_norm(nn.Linear(8, 8)), "parametrized by WeightNorm"),
     "spectral_norm, parametrized": (lambda: parametrizations.spectral_norm(nn.Linear(8, 8)), "by SpectralNorm"),
@@ -64,10 +60,12 @@ LEFT = {  # what is made, and the reason that stands in the warning, the error a
     "prune": (lambda: prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.5), "made anew at each call by pruning"),
     "a LoRA layer": (
         lambda: LoRA(8, 8),
-        r"LoRA, which has methods of its own: lowrank.layers.support\(LoRA, ...\)",
+        r"LoRA, which has methods or attributes of its own: lowrank.layers.support\(LoRA, ...\)",
     ),
-    "a method": (lambda: Scaling(8, 8), r"Scaling, which has methods of its own: lowrank.layers.support\(Scaling"),
-    "a property": (lambda: Halved(8, 8), "Halved, which has methods of its own"),
+    "a method": (
+        lambda: Scaling(8, 8),
+        r"Scaling, which has methods or attributes of its own: lowrank.layers.support\(Scaling",
+    ),
     "another forward": (lambda: replaced(nn.Linear(8, 8)), "its forward was replaced"),
     "a grouped convolution": (lambda: nn.Conv1d(8, 8, 1, groups=4), "grouped"),
     "complex": (lambda: nn.Linear(8, 8, dtype=torch.complex64), "of torch.complex64"),
