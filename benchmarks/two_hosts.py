@@ -43,7 +43,7 @@ def short(log=print, **parameters) -> dict:
         if found and found["status"] in FINAL:
             return found
         time.sleep(SECONDS)
-        done = {"run": run, "status": "done", "parameters": 1, "device": os.environ["HOST"]}
+        done = {"run": run, "status": "done", "parameters": 1, "test_accuracy": 0.5, "device": os.environ["HOST"]}
         store(config.folder, asdict(config) | done, [{"epoch": 1}])
         return record(config.folder, run)
 

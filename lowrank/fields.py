@@ -42,14 +42,17 @@ MEASURED = {
 CONFIGURED = {each.name: type(each.default) for each in fields(Config)} | {"augment": bool}  # "auto" became one
 POSSIBLE = {each.name: each.metadata["test"] for each in fields(Config) if CONFIGURED[each.name] in (int, float)}
 POSSIBLE["epoch"] = lambda epoch: 0 <= epoch < 2**53 and epoch == int(epoch)
-NEEDED = [*(name for name in CONFIGURED if name not in ADDED), "parameters"]  # by every picture, of a run that is done
+NEEDED = [*(name for name in CONFIGURED if name not in ADDED), "parameters", "test_accuracy"]  # of a run that is done
 TYPES = {"run": str, "status": str} | CONFIGURED | MEASURED
 MOST = torch.finfo(torch.float32).max  # that a run can measure
 FIRST_YEAR, LAST_YEAR = 1970, 2261  # of `started`: pandas can tell no time after it
 
 
 def check_fields(content: dict[str, Any]) -> None:
-    """Raises ValueError if a field of a record has not its type; a number that was not measured may be None."""
+    """Raises ValueError if a field of a record has not its type, or one is missing that each run that is done has.
+
+    What else was not measured may be None.
+    """
     json.dumps(content, ensure_ascii=False).encode()  # fails for halves of characters, which no table can hold
     for name, value in content.items():
         kind = TYPES.get(name, type(value))
@@ -60,6 +63,9 @@ def check_fields(content: dict[str, Any]) -> None:
             raise ValueError(f"{name}={reprlib.repr(value)} is not {kind.__name__}")
         if name in TYPES and kind in (int, float) and not is_possible(name, value):
             raise ValueError(f"{name}={reprlib.repr(value)} is out of range")
+    lacking = [name for name in NEEDED if content.get(name) is None] if content.get("status") == "done" else []
+    if lacking:
+        raise ValueError(f"it does not say {', '.join(lacking)}")
     if started := content.get("started"):
         year = datetime.fromisoformat(started).year
         if not FIRST_YEAR <= year <= LAST_YEAR:

@@ -31,7 +31,7 @@ import pandas as pd
 
 from .config import ADDED, Config, InputError, unused_by
 from .display import how_many, html_table
-from .fields import NEEDED, TYPES, check_fields, is_of_epoch
+from .fields import TYPES, check_fields, is_of_epoch
 from .files import claim, explain_errors, open_regular, read_at_most, sweep_up, write
 from .paths import runs_folder
 
@@ -97,18 +97,10 @@ def check_says(found: Mapping[str, Any], runs: Path, names: Iterable[str]) -> No
         raise InputError(f"{runs / found['run'] / 'record.json'}: it does not say {', '.join(lacking)}")
 
 
-def says_all(found: Mapping[str, Any], runs: Path) -> bool:
-    """Whether a record says what each run that is done has; a warning names one that does not."""
-    lacking = [name for name in NEEDED if found.get(name) is None] if found["status"] == "done" else []
-    if lacking:
-        warn_of(str(runs / found["run"] / "record.json"), f"it does not say {', '.join(lacking)}")
-    return not lacking
-
-
 def records(runs: Path) -> list[Record]:
-    """All readable records, the oldest first, of runs that are done only whole ones."""
+    """All readable records, the oldest first."""
     names = [entry.name for entry in os.scandir(runs) if is_folder(entry)] if runs.is_dir() else []
-    found = [content for content in (record(runs, name) for name in names) if content and says_all(content, runs)]
+    found = [content for content in (record(runs, name) for name in names) if content]
     return sorted(found, key=lambda content: (content.get("started") or "", content["run"]))
 
 
@@ -252,24 +244,29 @@ def as_read(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Table(pd.DataFrame):
-    """A DataFrame of runs; a notebook shows its first columns, every other parameter that varies and what failed."""
+    """A DataFrame of runs; a notebook shows its first columns, every other parameter that varies and what failed.
+
+    What is computed from it, with other rows than runs, is shown as pandas does.
+    """
 
     @property
     def _constructor(self) -> type[Table]:
         return Table
 
     def _repr_html_(self) -> str:
+        if not (self.columns.is_unique and pd.api.types.is_integer_dtype(self.index)):
+            return super()._repr_html_()
         parameters = {each.name for each in fields(Config)}
         varied = {name for name in parameters & set(self.columns) if self[name].nunique() > 1}
         said = {name for name in ("reason", "log") if name in self and (self[name].notna() & (self[name] != "")).any()}
         names = [name for name in self.columns if name in {*FIRST, *varied, *said}]
         rest = len(self.columns) - len(names)
         frame = pd.DataFrame(self[names])
-        if "decomp" in names:
+        if "decomp" in names and not pd.api.types.is_bool_dtype(frame.decomp):
             for name in unused_by("dense").intersection(names):
-                unused = [name in unused_by(decomp) for decomp in frame.decomp]
-                frame[name] = frame[name].astype(object).mask(unused, "")
-        for name in SHOWN_AS.keys() & set(names):
+                used = [name not in unused_by(decomp) for decomp in frame.decomp]
+                frame[name] = frame[name].astype(object).where(pd.Series(used, frame.index, dtype=bool), "")
+        for name in SHOWN_AS.keys() & set(frame.select_dtypes("number")):
             frame[name] = frame[name].map(SHOWN_AS[name], na_action="ignore")
         texts = frame.columns[frame.dtypes == "object"]
         frame[texts] = frame[texts].where(frame[texts].notna(), "")

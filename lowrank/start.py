@@ -14,7 +14,7 @@ from torch import nn
 
 from .config import PLAIN, Config, InputError, dataset_name
 from .layers import Decomposed
-from .network import SIZED_BY, is_left, select_decomposable
+from .network import is_left, select_decomposable
 from .records import WEIGHTS, check_says
 from .records import record as stored
 from .surgery import decompose
@@ -31,7 +31,7 @@ def check_start(config: Config, data: str) -> None:
     if not found or found["status"] != "done":
         state = f"is {found['status']}" if found else "is not there"
         raise InputError(f"{said}: this run {state} in runs={config.runs!r}; allowed: one that is done")
-    check_says(found, config.folder, [*SIZED_BY, "validation", "dataset", "data"])
+    check_says(found, config.folder, ["data"])
     check_parent(config, found)
     if found["data"] != data:
         raise InputError(

@@ -63,7 +63,7 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
         raise InputError(f"run={run!r}: there is no such run in runs={str(runs)!r}")
     if not os.path.lexists(path):
         raise InputError(f"run={run!r}: it kept no weights; lowrank.run(..., save_weights=True) keeps them")
-    check_says(record, folder, [*SIZED_BY, "start_decomp"] if record["start"] else SIZED_BY)
+    check_says(record, folder, ["start_decomp"] if record["start"] else [])
     try:
         kept = read_tensors(path, device, OLDER)
         check_reading(kept)

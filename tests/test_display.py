@@ -164,3 +164,19 @@ def test_one_is_singular(tmp_path):
     write_record(tmp_path, "a")
     assert how_many(1, "run") == "1 run" and how_many(2, "run") == "2 runs" and how_many(0, "run") == "0 runs"
     assert "<p>1 row; " in lowrank.results(tmp_path)._repr_html_()
+
+
+def test_what_is_made_of_a_table_of_runs_is_shown_as_it_is(tmp_path):
+    assert "<table" in lowrank.results(tmp_path)._repr_html_()  # without a run
+    for run, accuracy in (("a", 0.2), ("b", 0.4), ("c", 0.9)):
+        write_record(tmp_path, run, test_accuracy=accuracy, parameters=int(100 - 10 * accuracy))
+    table = lowrank.results(tmp_path)
+    assert "40.0%" in table._repr_html_() and "40.0%" in table[["decomp", "test_accuracy"]]._repr_html_()
+    assert "<table" in table.query("decomp == 'none'")._repr_html_()
+    measured = table[["test_accuracy", "parameters", "compression"]]
+    assert "%" not in measured.corr()._repr_html_() and ">-1.0<" in measured.corr()._repr_html_()
+    assert "0.0%" not in measured.describe()._repr_html_() and "False" in table.isna()._repr_html_()
+    said = table.assign(test_accuracy=table.test_accuracy.map("{:.1%} right".format))
+    assert "40.0% right" in said._repr_html_() and "<table" in table.astype(str)._repr_html_()
+    for twice in (pd.concat([table, table], axis=1), table[["decomp", "decomp"]], pd.concat([table, table])):
+        assert "<table" in twice._repr_html_()

@@ -18,9 +18,9 @@ ENOUGH = 500  # steps in which a network learns something
 
 def judge_run(record: Mapping[str, Any], config: Config, data: Data) -> Markdown:
     """How well a run did, in a sentence and, if it did no better than guessing, what to try."""
+    config = config.fitted(len(data.train_labels))
     if record["status"] != "done":
         return Markdown(f"**The loss has left the numbers**: try a `learning_rate` below {config.learning_rate:g}.")
-    config = config.fitted(len(data.train_labels))
     images, accuracy = len(data.test_labels), record["test_accuracy"]
     guessing = data.test_labels.bincount().max().item() / images  # always the class that most images have
     said = f"{accuracy:.1%} of {images:,} test images"

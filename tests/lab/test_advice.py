@@ -20,3 +20,8 @@ def test_a_run_at_chance_is_called_so_and_told_what_to_try(setting, right, said)
     config, data = Config(dataset="digits", **setting), load("digits")
     text = judge_run({"status": "done", "test_accuracy": right}, config, data).data
     assert said in text and ("no better than guessing" in text) == (right == 0.1)
+
+
+def test_a_run_that_diverged_is_told_the_rate_that_it_had():
+    text = judge_run({"status": "diverged"}, Config(dataset="digits"), load("digits")).data
+    assert text.endswith("try a `learning_rate` below 0.1414.")

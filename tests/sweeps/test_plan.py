@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from small import row
 from trials import runs_of
 
 from lowrank import paths
@@ -101,11 +102,11 @@ def test_a_start_is_trained_again_only_for_its_weights_and_only_if_they_are_need
     parent, *children = configs
     assert list(missing_of(configs)) == [parent, *children]
     for run in (parent, children[0]):
-        store(tmp_path, {"run": run, "status": "done"}, [])
+        store(tmp_path, row(run), [])
     assert list(missing_of(configs)) == [parent, children[1]]
     (tmp_path / parent / "weights.pt").write_bytes(b"kept")
     assert list(missing_of(configs)) == [children[1]]
-    store(tmp_path, {"run": children[1], "status": "done"}, [])
+    store(tmp_path, row(children[1]), [])
     (tmp_path / parent / "weights.pt").unlink()
     assert not missing_of(configs)
 
