@@ -238,7 +238,10 @@ def sweep(
             if missing:
                 engine = Engine(connect, run_trial, missing, minutes)
                 run_missing(engine, interrupts, work, log, lambda: show and show(rows_of(configs, folder)))
-            return rows_of(configs, folder)
+            table = rows_of(configs, folder)
+            if interrupts.pressed:  # after the last run, or while there was none
+                raise KeyboardInterrupt
+            return table
         except KeyboardInterrupt:
             interrupts.raising = False
             raise describe_stop(configs) from None

@@ -18,7 +18,7 @@ from papermill import PapermillExecutionError
 from trials import pixels, run_here, runs_of, sweep, sweep_elsewhere, trained
 
 from lowrank import memory
-from lowrank.errors import InputError
+from lowrank.errors import InputError, Stopped
 from lowrank.paths import ROOT
 from lowrank.records import record
 from lowrank.sweeps import plan
@@ -149,6 +149,12 @@ def test_an_interrupt_is_one_line_at_any_moment(tmp_path, how, moment):
     wait_for(reached[moment])
     kept, told = stop(driver, how, runs)
     assert told == line_of(kept, 6) or (told == "" and moment == "ending")  # it may have ended before
+
+
+def test_an_interrupt_of_a_sweep_that_has_nothing_to_train_is_not_lost(tmp_path, cluster):
+    run_here(tmp_path, 0, scheduler=cluster)
+    with pytest.raises(Stopped, match="^stopped: 1 done, 0 remain; "):
+        sweep(runs_of(0), runs=str(tmp_path), log=lambda line: signal.raise_signal(signal.SIGINT))
 
 
 def test_a_record_from_a_worker_with_other_data_is_refused(tmp_path, monkeypatch, cluster):
