@@ -148,7 +148,11 @@ def test_damaged_weights_are_refused_in_a_line(tmp_path, damage):
             run(tmp_path, start=parent["run"], epochs=1, **CHILD)
         return
     kept = torch.load(path, weights_only=True)
-    for wrong in ({}, {"layer1": 3}, {"no.layer": next(iter(kept["layouts"].values()))}, None):
+    layouts = kept["layouts"]
+    ranks = [
+        {name: each | {"ranks": ranks} for name, each in layouts.items()} for ranks in ((), (-1,) * 2, (2**62,) * 2)
+    ]
+    for wrong in ({}, {"layer1": 3}, {"no.layer": next(iter(layouts.values()))}, None, *ranks):
         torch.save(kept | {"layouts": wrong}, path)
         with pytest.raises(InputError, match="damaged weights") as refusal:
             lowrank.load(child, runs=str(tmp_path))

@@ -70,7 +70,12 @@ def own_formats() -> dict[str, Format]:
 def own_sizes(decomp: str) -> dict[str, Any]:
     """What tells two formats of one name apart: the numbers and texts that a format of one's own was made with."""
     form = own_formats().get(decomp)
-    found = {} if form is None else {name: as_json(value) for name, value in vars(form).items()}
+    return sizes_of(form) if form else {}
+
+
+def sizes_of(form: Format) -> dict[str, Any]:
+    """The numbers and texts that a format was made with."""
+    found = {name: as_json(value) for name, value in vars(form).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import prod
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import nn
 
 from ..errors import InputError
 from ..formats import Folding, Layout
+from ..formats.checks import are_counts
+from ..formats.own import sizes_of
 from ..layers import Decomposed
 from .parts import Part, check_module, copy_module, group_tied, survey
 from .replace import hold_tied, weight_matrix
@@ -33,7 +36,12 @@ def layouts(module: nn.Module) -> dict[str, dict[str, Any]]:
     """
     check_module(module)
     held = {part.name: part.module for part in survey(module) if isinstance(part.module, Decomposed)}
-    return {name: asdict(layer.layout) for name, layer in held.items()}
+    return {name: tell_layout(layer.layout) for name, layer in held.items()}
+
+
+def tell_layout(layout: Layout) -> dict[str, Any]:
+    sizes = sizes_of(layout.form)  # of a format of one's own
+    return asdict(layout) | ({"sizes": sizes} if sizes else {})
 
 
 @torch.inference_mode(False)  # in which no gradient would reach the cores
@@ -70,13 +78,27 @@ def hold_layers(module: nn.Module, layouts: Layouts) -> None:
         wanted = layout.folding.outputs, layout.folding.inputs
         if (outputs, inputs) != wanted:
             raise ValueError(f"{group[0].name} is {outputs} x {inputs}, not {wanted[0]} x {wanted[1]}")
+        if any(read[part.name] != layout for part in group):
+            raise ValueError(f"{', '.join(part.name for part in group)} share a weight, and these are several")
         hold_tied(group, layout, "random", "auto")
 
 
 def read_layout(each: Mapping[str, Any]) -> Layout:
-    """What `asdict` made of it, or json, which knows no tuples."""
+    """What `tell_layout` made of it, or json, which knows no tuples. Raises ValueError if no layer can be held so."""
     folding = Folding(**each["folding"] | {"modes": tuple(each["folding"]["modes"])})
-    return Layout(each["decomp"], folding, tuple(each["ranks"]))
+    layout = Layout(each["decomp"], folding, tuple(each["ranks"]))
+    sizes, own = each.get("sizes", {}), sizes_of(layout.form)
+    if sizes != own:
+        raise ValueError(f"decomp={layout.decomp!r} was made with {sizes}, the one registered here with {own}")
+    fits = are_counts(folding.modes) and prod(folding.modes) == folding.outputs * folding.inputs
+    if not fits or folding.rows not in range(1, len(folding.modes)):
+        size = f"{folding.outputs} x {folding.inputs}"
+        raise ValueError(f"modes {folding.modes}, {folding.rows} of them rows, are none of a weight of {size}")
+    limits = tuple(map(max, zip(layout.form.largest(folding), layout.form.original(folding), strict=True)))
+    within = len(layout.ranks) == len(limits) and all(map(int.__le__, layout.ranks, limits))
+    if not are_counts(layout.ranks) or not within:
+        raise ValueError(f"ranks {layout.ranks}: {layout.decomp} takes 1 to {limits} for modes {folding.modes}")
+    return layout
 
 
 def find_part(parts: Mapping[str, Part], name: str) -> Part:

@@ -76,6 +76,63 @@ def test_what_are_no_layouts_is_refused_in_one_line(layouts):
         lowrank.hold(nn.Sequential(nn.Linear(24, 24)), layouts)
 
 
+DAMAGED = [
+    *({"ranks": ranks} for ranks in ([], [0, 0], [-1, 2], [10**6, 10**6], [1.5, 2], ["a", "b"], [2, 2, 2, 2, 2, 2])),
+    *({"folding": {"rows": rows}} for rows in (0, -1, 3, 2**40, 1.5, "a")),
+    *({"folding": {"modes": modes}} for modes in ([], [576], [1, 2], [24, -4, -6], [24, 4.0, 6], [24, 5, 5], ["a"])),
+    *({"folding": {"outputs": outputs}} for outputs in (-24, 12, "a")),
+]
+
+
+@kinds
+@pytest.mark.parametrize("damage", DAMAGED, ids=str)
+def test_sizes_that_no_layer_has_are_refused_in_one_line(decomp, damage):
+    [(name, layout)] = lowrank.layouts(
+        lowrank.decompose(nn.Sequential(nn.Linear(24, 24)), decomp="tt", ranks=2)
+    ).items()
+    damaged = layout | {"decomp": decomp} | damage
+    damaged["folding"] = layout["folding"] | damage.get("folding", {})
+    with pytest.raises(InputError, match="^layouts: not those of such a module") as refusal:
+        lowrank.hold(nn.Sequential(nn.Linear(24, 24)), {name: damaged})
+    assert "\n" not in str(refusal.value)
+
+
+def test_layouts_of_several_weights_are_refused_for_one():
+    net = lowrank.decompose(nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24)), ranks={"0": 2, "2": 3})
+    with pytest.raises(InputError, match="0, 2 share a weight, and these are several"):
+        lowrank.hold(tied(), lowrank.layouts(net))
+
+
+class Rolled(lowrank.Format):
+    """A W whose rows are moved by a number that is the format's own."""
+
+    uses_dims = False
+
+    def __init__(self, by):
+        self.by = by
+
+    def largest(self, folding):
+        return (min(folding.outputs, folding.inputs),)
+
+    def shapes(self, folding, ranks):
+        return [(folding.outputs, ranks[0]), (ranks[0], folding.inputs)]
+
+    def inner(self, folding, ranks):
+        return ranks[0]
+
+    def factors(self, cores, folding):
+        return cores[0].roll(self.by, 0), cores[1]
+
+
+def test_a_format_that_was_made_with_another_size_is_told_from_it(nothing_registered):
+    lowrank.register("rolled", Rolled(1))
+    layouts = lowrank.layouts(lowrank.decompose(nn.Sequential(nn.Linear(24, 24)), decomp="rolled", budget=0.5))
+    assert lowrank.layouts(lowrank.hold(nn.Sequential(nn.Linear(24, 24)), layouts)) == layouts
+    lowrank.register("rolled", Rolled(2))
+    with pytest.raises(InputError, match="decomp='rolled' was made with {'by': 1}, the one registered here with"):
+        lowrank.hold(nn.Sequential(nn.Linear(24, 24)), layouts)
+
+
 def test_a_format_that_is_not_known_is_named():
     layouts = lowrank.layouts(lowrank.decompose(nn.Sequential(nn.Linear(24, 24)), budget=0.5))
     layouts["0"]["decomp"] = "mine"
