@@ -113,25 +113,30 @@ def fit_format(weight: Tensor, layout: Layout) -> list[Tensor] | None:
 
 def measure_fit(weight: Tensor, layout: Layout) -> float:
     """The relative error of the format's fit of a weight [O, I]; raises ValueError if the format has none."""
-    weight = widen(weight)
+    dtype, weight = weight.dtype, widen(weight)
     cores = fit_format(weight, layout)
     if cores is None:
         said = f"error with decomp={layout.decomp!r}: it has no fit of its own"
         raise ValueError(f"{said}; allowed: budget, rank_scale or ranks")
-    norm = weight.norm().item()
-    return (layout.weight(cores) - weight).norm().item() / norm if norm else 0.0  # zeros are held at any rank
+    return measure_error(weight, layout, cores, dtype) if weight.any() else 0.0  # zeros are held at any rank
+
+
+def measure_error(weight: Tensor, layout: Layout, cores: Sequence[Tensor], dtype: torch.dtype) -> float:
+    """The relative error in the Frobenius norm, once the cores and the weight that they make are rounded to `dtype`."""
+    rounded = [core.to(dtype).to(core.dtype) for core in balance(cores, layout)]
+    made = layout.weight(rounded).to(dtype)  # [O, I]
+    return ((made.to(weight.dtype) - weight).norm() / weight.norm()).item()
 
 
 def approximate(layer: Decomposed, weight: Tensor, std: float | None = None, fit: Fit = fit_format) -> float:
-    """Start at a fit of `weight` [O, I], the format's own; returns the relative error in the Frobenius norm.
+    """Start at a fit of `weight` [O, I], the format's own; returns its relative error.
 
     What `fit` does not know (it returns None) is fitted by L-BFGS from a random start.
     """
     layout, weight = layer.layout, widen(weight).reshape(layer.layout.folding.outputs, -1)
     cores = fit(weight, layout) or fit_by_descent(weight, layer)
-    error = (layout.weight(cores) - weight).norm() / weight.norm()
     set_cores(layer, cores, std)
-    return error.item()
+    return measure_error(weight, layout, cores, layer.core_0.dtype)
 
 
 def fit_by_descent(weight: Tensor, layer: Decomposed, steps: int = 200) -> list[Tensor]:

@@ -148,6 +148,16 @@ def test_no_layer_is_off_by_more_than_the_error(decomp, error):
     assert all(layer.layout.parameters < layer.layout.size for layer in held)
 
 
+@kinds
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_error_is_that_of_the_weight_as_its_precision_has_it(decomp, dtype):
+    layer = nn.Linear(64, 48, dtype=dtype)
+    layer.weight.data = fall(48, 64, 0.1).to(dtype)
+    small, true = decompose(layer, decomp=decomp, error=0.02), layer.weight.double()
+    error = ((small.weight.double() - true).norm() / true.norm()).item()
+    assert small.error <= 0.02 and small.error == pytest.approx(error, rel=1e-3, abs=1e-6)
+
+
 @cuts
 def test_a_larger_error_needs_no_more_parameters(decomp):
     layer = nn.Linear(36, 40)
