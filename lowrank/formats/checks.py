@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ambient import plain_torch
 from ..errors import InputError
 from .budget import RANK_RULES
 from .folding import Folding, fold
@@ -26,7 +27,7 @@ MOST = 10  # times the parameters of the weight: more ranks than that are of no 
 def check_form(decomp: str, form: Format) -> None:
     """Raises InputError if what a format says is not what it does, or it can hold none of the weights tried."""
     # what comes after draws as if nothing had been checked
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), plain_torch():
         checked = [check_format(decomp, form, fold(*size)) for size in CHECKED]
     if not any(checked):
         sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in CHECKED)
@@ -82,7 +83,8 @@ def modes_problems(form: Format, folding: Folding) -> Iterator[str]:
     ranks, found = form.largest(folding), []
     for each in (folding, other):
         cores = [torch.ones(shape).cumsum(-1) for shape in form.shapes(each, ranks)]
-        found.append((form.largest(each), form.shapes(each, ranks), form.weight(cores, each).tolist()))
+        shapes = [tuple(core.shape) for core in cores]
+        found.append((form.largest(each), shapes, form.weight(cores, each).tolist()))
     if found[0] != found[1]:
         yield f"uses_dims is False, but with {len(other.modes)} modes it is another"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -81,6 +82,8 @@ def sizes_of(form: Format) -> dict[str, Any]:
 
 def as_json(value: Any) -> Any:
     """Numbers, also of arrays and tensors, texts, formats, and tuples, lists and dictionaries of them; else None."""
+    if isinstance(value, Tensor) and (value.is_meta or value.layout is not torch.strided):
+        return None
     value = value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
     value = {"form": type(value).__qualname__, **vars(value)} if isinstance(value, Format) else value
     if isinstance(value, tuple | list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,13 @@ def refuse_unfollowed(module: nn.Module, net: nn.Module, example: Any) -> None:
     cores = {part.name: part.module.cores for part in survey(net) if isinstance(part.module, Decomposed)}
     layers = {name: module.get_submodule(name) for name in cores}
     weights = {name: [layer.weight] for name, layer in layers.items() if not isinstance(layer, Decomposed)}
-    lost = find_followed(module, weights, example) - find_followed(net, cores, example)
+    followed = find_followed(module, weights, example)
+    if weights and not followed:
+        warnings.warn(
+            "example: no gradient of its output reaches a weight, which leaves unknown what follows the cores",
+            stacklevel=5,
+        )
+    lost = followed - find_followed(net, cores, example)
     if lost:
         raise InputError(
             f"the output does not follow the cores of {', '.join(sorted(lost))}: forward reaches the weight by another "

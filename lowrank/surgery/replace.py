@@ -65,7 +65,7 @@ def decompose(
                      then one product), "cores" (the format's own multiplication), "auto" (the cheapest)
     How small, one of three:
         budget       share of the replaced layers' weights that the decomposed ones may use, all together
-        error        relative error that no layer may exceed; each gets as small as it allows, or stays dense
+        error        relative error that no layer may exceed; one that is not smaller within it stays dense
         rank_scale   share of the way from ranks of 1 to the largest useful ones
     or by hand; a layer follows the first pattern that names it, and stays dense if nothing does:
         ranks        for all layers, or by name, {"fc": (8, 8), "layer4.*": 16}; one number stands for all of a layer,
@@ -213,6 +213,8 @@ def start_cores(layer: Decomposed, weight: Tensor, init: str) -> None:
 def assign(layer: Decomposed, weight: Tensor) -> None:
     """Fit the cores of a decomposed layer, in place, to a weight of the dense layer's shape; sets `layer.error`.
 
+    Layers that share their cores with it follow, but for the `error` that each was told.
+
     Raises InputError if the layer is not a decomposed one or cannot have this weight.
 
     >>> import torch
@@ -254,7 +256,18 @@ def densify(module: nn.Module) -> nn.Module:
     weights: dict[tuple[int, ...], nn.Parameter] = {}
     for part in survey(net):
         if isinstance(part.module, Decomposed):
+            refuse_remade(part)
             plain, cores = part.module.dense(), tuple(map(id, part.module.cores))
             plain._parameters["weight"] = weights.setdefault(cores, plain.weight)  # tied layers stay tied
             become(part.module, plain)
     return net
+
+
+def refuse_remade(part: Part) -> None:
+    """Raises InputError at cores that a hook makes anew at each call: it has no place in a plain layer."""
+    own, parametrized = part.module._parameters, vars(part.module)["_modules"].get("parametrizations", ())
+    remade = [name for k in range(len(part.module.layout.shapes)) if (name := f"core_{k}") not in (*own, *parametrized)]
+    if remade:
+        raise InputError(
+            f"{part.name}: {', '.join(remade)} is made anew at each call, by pruning for one; make it plain"
+        )

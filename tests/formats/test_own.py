@@ -31,6 +31,25 @@ def test_registering_draws_nothing_from_the_global_generator(nothing_registered)
     assert torch.equal(torch.randn(3), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_what_the_caller_has_set_torch_to_refuses_no_format(dtype, nothing_registered):
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        lowrank.register("monarch", Monarch(2))
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            lowrank.register("monarch", Monarch(2))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_tensor_without_numbers_tells_nothing_apart(nothing_registered):
+    form = Monarch(2)
+    form.held = [torch.eye(3).to_sparse(), torch.empty(3, device="meta")]
+    lowrank.register("monarch", form)
+    assert Config(decomp="monarch", rank_scale=1.0).run_id("pixels")
+
+
 def test_the_same_name_again_replaces_the_form(nothing_registered):
     runs = set()
     for blocks in (2, 4):

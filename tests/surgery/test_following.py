@@ -37,6 +37,22 @@ def test_an_output_that_does_not_follow_the_cores_is_refused(frozen):
         decompose(plain, rank_scale=0.5, example=torch.randn(3, 9))
 
 
+class Unfollowed(Closure):
+    def __init__(self, last):
+        super().__init__()
+        self.last = last
+
+    def forward(self, x):
+        return self.last(self.apply_held(x))
+
+
+def test_an_output_without_a_gradient_is_said_to_tell_nothing():
+    for last in (lambda x: x.argmax(-1), torch.detach, torch.Tensor.numpy, lambda x: x.tolist()):
+        with pytest.warns(UserWarning, match="^example: no gradient .* unknown") as said, torch.no_grad():
+            decompose(Unfollowed(lambda x, last=last: last(x.detach())), rank_scale=0.5, example=torch.randn(3, 8))
+        assert len(said) == 1 and said[0].filename == __file__
+
+
 @pytest.mark.filterwarnings("ignore:left as they are")
 @networks
 def test_an_example_finds_nothing_wrong_with_whole_networks(network):

@@ -7,6 +7,7 @@ import torch
 from networks import IMAGE, decomposed, mobilenet, networks, resnet, small, vit
 from small import kinds
 from torch import nn
+from torch.nn.utils import prune
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -284,3 +285,12 @@ def test_assign_fits_the_cores_in_place(decomp):
             assign(layer, wrong)
     with pytest.raises(InputError, match="layer=Linear; allowed: a layer that lowrank.decompose made"):
         assign(nn.Linear(2, 2), torch.zeros(2, 2))
+
+
+def test_cores_that_pruning_makes_anew_are_named():
+    net = decompose(nn.Sequential(nn.Linear(8, 8)), budget=0.9)
+    prune.l1_unstructured(net[0], "core_0", 0.5)
+    with pytest.raises(InputError, match="^0: core_0 is made anew at each call"):
+        densify(net)
+    prune.remove(net[0], "core_0")
+    torch.testing.assert_close(densify(net)[0].weight, torch.Tensor(net[0].weight))
