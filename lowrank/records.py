@@ -254,7 +254,8 @@ class Table(pd.DataFrame):
         return Table
 
     def _repr_html_(self) -> str:
-        if not (self.columns.is_unique and pd.api.types.is_integer_dtype(self.index)):
+        plain = self.columns.is_unique and self.columns.nlevels == 1 and self.index.name is None
+        if not (plain and pd.api.types.is_integer_dtype(self.index)):
             return super()._repr_html_()
         parameters = {each.name for each in fields(Config)}
         varied = {name for name in parameters & set(self.columns) if self[name].nunique() > 1}

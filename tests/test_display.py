@@ -174,6 +174,7 @@ def test_what_is_made_of_a_table_of_runs_is_shown_as_it_is(tmp_path):
     assert "40.0%" in table._repr_html_() and "40.0%" in table[["decomp", "test_accuracy"]]._repr_html_()
     assert "<table" in table.query("decomp == 'none'")._repr_html_()
     measured = table[["test_accuracy", "parameters", "compression"]]
+    assert "%" not in table.groupby("seed").count()._repr_html_()
     assert "%" not in measured.corr()._repr_html_() and ">-1.0<" in measured.corr()._repr_html_()
     assert "0.0%" not in measured.describe()._repr_html_() and "False" in table.isna()._repr_html_()
     said = table.assign(test_accuracy=table.test_accuracy.map("{:.1%} right".format))

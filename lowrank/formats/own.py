@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,9 @@ def own_sizes(decomp: str) -> dict[str, Any]:
 
 
 def sizes_of(form: Format) -> dict[str, Any]:
-    """The numbers and texts that a format was made with."""
+    """The numbers and texts that a format was made with, as json gives them back: without enumerations."""
     found = {name: as_json(value) for name, value in vars(form).items()}
-    return {name: value for name, value in found.items() if value is not None}
+    return json.loads(json.dumps({name: value for name, value in found.items() if value is not None}))
 
 
 def as_json(value: Any) -> Any:

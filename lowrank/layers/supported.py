@@ -30,7 +30,8 @@ SUPPORTED: dict[type | str, type[Decomposed]] = {
 }
 
 
-HARMLESS = {"__init__", "__repr__", "extra_repr", "reset_parameters"}  # a layer computes as its base does with these
+# A layer computes as its base does with these; the last two are Python's own, of abstract and generic classes.
+HARMLESS = {"__init__", "__repr__", "extra_repr", "reset_parameters", "_abc_impl", "_is_protocol"}
 
 
 def support(kind: type[nn.Module], decomposed: type[Decomposed]) -> None:

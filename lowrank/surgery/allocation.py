@@ -82,9 +82,11 @@ class Option:
         return sum(map(prod, self.form.shapes(self.folding, ranks)))
 
     def loss(self, ranks: Sequence[int]) -> float:
-        """Without cuts, that of the sum of rank-one tensors which takes as many parameters."""
+        """Without cuts, that of the sum of rank-one tensors which takes as many parameters, or lies between two."""
         if self.terms:
-            return self.terms[min(self.size(ranks) // sum(self.folding.modes), len(self.terms) - 1)]
+            term, rest = divmod(self.size(ranks), sum(self.folding.modes))
+            here, after = (self.terms[min(each, len(self.terms) - 1)] for each in (term, term + 1))
+            return here + (after - here) * rest / sum(self.folding.modes)
         return sum(losses[min(prod(ranks[k] for k in which), len(losses) - 1)] for which, losses in self.cuts)
 
     def point(self, ranks: Sequence[int]) -> Point:

@@ -225,6 +225,7 @@ def assign(layer: Decomposed, weight: Tensor) -> None:
     """
     if not isinstance(layer, Decomposed):
         raise InputError(f"layer={type(layer).__name__}; allowed: a layer that lowrank.decompose made")
+    refuse_remade(layer, "layer")
     shape = tuple(layer.made_weight().shape)
     if not isinstance(weight, Tensor) or tuple(weight.shape) != shape or not can_be_made(weight, layer.core_0.dtype):
         given = f"{weight.dtype} {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
@@ -256,18 +257,16 @@ def densify(module: nn.Module) -> nn.Module:
     weights: dict[tuple[int, ...], nn.Parameter] = {}
     for part in survey(net):
         if isinstance(part.module, Decomposed):
-            refuse_remade(part)
+            refuse_remade(part.module, part.name or "module")
             plain, cores = part.module.dense(), tuple(map(id, part.module.cores))
             plain._parameters["weight"] = weights.setdefault(cores, plain.weight)  # tied layers stay tied
             become(part.module, plain)
     return net
 
 
-def refuse_remade(part: Part) -> None:
-    """Raises InputError at cores that a hook makes anew at each call: it has no place in a plain layer."""
-    own, parametrized = part.module._parameters, vars(part.module)["_modules"].get("parametrizations", ())
-    remade = [name for k in range(len(part.module.layout.shapes)) if (name := f"core_{k}") not in (*own, *parametrized)]
-    if remade:
-        raise InputError(
-            f"{part.name}: {', '.join(remade)} is made anew at each call, by pruning for one; make it plain"
-        )
+def refuse_remade(layer: Decomposed, name: str) -> None:
+    """Raises InputError at cores that a hook makes anew at each call, or a bias that something else makes."""
+    own, makers = layer._parameters, layer._modules.get("parametrizations", ())
+    cores = {f"core_{k}" for k in range(len(layer.layout.shapes))}
+    if remade := sorted(cores.difference(own, makers) | set(makers).difference(cores)):
+        raise InputError(f"{name}: {', '.join(remade)} is made anew at each call, by pruning for one; make it plain")

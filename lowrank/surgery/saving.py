@@ -5,6 +5,7 @@ Ranks follow the weights: what a decomposed network's state_dict fits is told by
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from math import prod
@@ -87,9 +88,9 @@ def read_layout(each: Mapping[str, Any]) -> Layout:
     """What `tell_layout` made of it, or json, which knows no tuples. Raises ValueError if no layer can be held so."""
     folding = Folding(**each["folding"] | {"modes": tuple(each["folding"]["modes"])})
     layout = Layout(each["decomp"], folding, tuple(each["ranks"]))
-    sizes, own = each.get("sizes", {}), sizes_of(layout.form)
-    if sizes != own:
-        raise ValueError(f"decomp={layout.decomp!r} was made with {sizes}, the one registered here with {own}")
+    own = sizes_of(layout.form)
+    if "sizes" in each and json.dumps(each["sizes"]) != json.dumps(own):  # which compares NaN, too
+        raise ValueError(f"decomp={layout.decomp!r} was made with {each['sizes']}, the one registered here with {own}")
     fits = are_counts(folding.modes) and prod(folding.modes) == folding.outputs * folding.inputs
     if not fits or folding.rows not in range(1, len(folding.modes)):
         size = f"{folding.outputs} x {folding.inputs}"

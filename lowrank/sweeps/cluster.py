@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
+from dask.system import CPU_COUNT
 
 from ..errors import InputError, whole_number
 from ..files import open_regular
@@ -101,8 +102,6 @@ def split_address(scheduler: Any) -> tuple[str, str]:
 
 def slots(slots_per_gpu: int, workers: int) -> list[dict[str, str]]:
     """The environment of each local worker: its own GPU, or its share of the CPU's cores. Raises InputError."""
-    from dask.system import CPU_COUNT
-
     slots_per_gpu = whole_number("slots_per_gpu", slots_per_gpu, 1, MOST_WORKERS)
     workers = whole_number("workers", workers, 0, MOST_WORKERS)
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")

@@ -1,6 +1,8 @@
 """A layer is replaced if its forward is known: by its type, by its base's, or by what support is told."""
 
+import abc
 import doctest
+from typing import Generic, TypeVar
 
 import pytest
 import torch
@@ -48,6 +50,20 @@ def test_a_subclass_that_computes_as_its_base_does_is_known():
     net = decompose(plain, dims=2, rank_scale=1)
     assert type(densify(net)) is Named and isinstance(net, Decomposed)
     torch.testing.assert_close(net(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+class Abstract(nn.Linear, abc.ABC):
+    pass
+
+
+class Typed(nn.Linear, Generic[TypeVar("T")]):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Abstract, Typed, Typed[int], type("Bare", (nn.Linear,), {"__slots__": ()})])
+def test_a_subclass_that_brings_nothing_is_taken(kind):
+    net = decompose(nn.Sequential(kind(8, 8)), budget=0.9)
+    assert isinstance(net[0], Decomposed) and isinstance(densify(net)[0], getattr(kind, "__origin__", kind))
 
 
 class Scaled:

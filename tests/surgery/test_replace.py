@@ -290,7 +290,8 @@ def test_assign_fits_the_cores_in_place(decomp):
 def test_cores_that_pruning_makes_anew_are_named():
     net = decompose(nn.Sequential(nn.Linear(8, 8)), budget=0.9)
     prune.l1_unstructured(net[0], "core_0", 0.5)
-    with pytest.raises(InputError, match="^0: core_0 is made anew at each call"):
-        densify(net)
+    for name, use in (("0", lambda: densify(net)), ("layer", lambda: assign(net[0], torch.ones(8, 8)))):
+        with pytest.raises(InputError, match=f"^{name}: core_0 is made anew at each call"):
+            use()
     prune.remove(net[0], "core_0")
     torch.testing.assert_close(densify(net)[0].weight, torch.Tensor(net[0].weight))

@@ -1,5 +1,6 @@
 """A decomposed network whose state_dict is loaded again, in whatever way its layers are held."""
 
+import enum
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import lowrank
 from lowrank import InputError
+from lowrank.formats import FORMATS
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -124,13 +126,29 @@ class Rolled(lowrank.Format):
         return cores[0].roll(self.by, 0), cores[1]
 
 
-def test_a_format_that_was_made_with_another_size_is_told_from_it(nothing_registered):
-    lowrank.register("rolled", Rolled(1))
+class Way(enum.StrEnum):
+    DOWN = "down"
+
+
+@pytest.mark.parametrize("told", [None, 3, Way.DOWN, float("nan"), (1, 2), {"a": [Way.DOWN]}], ids=repr)
+def test_a_format_that_was_made_with_another_size_is_told_from_it(told, nothing_registered, tmp_path):
+    def registered(by):
+        lowrank.register("rolled", Rolled(by))
+        FORMATS["rolled"].told = told
+
+    def hold(layouts):
+        return lowrank.layouts(lowrank.hold(nn.Sequential(nn.Linear(24, 24)), layouts))
+
+    registered(1)
     layouts = lowrank.layouts(lowrank.decompose(nn.Sequential(nn.Linear(24, 24)), decomp="rolled", budget=0.5))
-    assert lowrank.layouts(lowrank.hold(nn.Sequential(nn.Linear(24, 24)), layouts)) == layouts
-    lowrank.register("rolled", Rolled(2))
-    with pytest.raises(InputError, match="decomp='rolled' was made with {'by': 1}, the one registered here with"):
-        lowrank.hold(nn.Sequential(nn.Linear(24, 24)), layouts)
+    torch.save(layouts, tmp_path / "layouts.pt")
+    kept = torch.load(tmp_path / "layouts.pt", weights_only=True)
+    older = {"0": {name: each for name, each in layouts["0"].items() if name != "sizes"}}
+    for same in (layouts, kept, json.loads(json.dumps(layouts)), older):
+        assert json.dumps(hold(same)) == json.dumps(layouts)
+    registered(2)
+    with pytest.raises(InputError, match="decomp='rolled' was made with {'by': 1.*}, the one registered here with"):
+        hold(layouts)
 
 
 def test_a_format_that_is_not_known_is_named():

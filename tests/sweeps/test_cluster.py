@@ -65,7 +65,7 @@ def test_a_scheduler_elsewhere_without_tls_is_refused(address, tmp_path):
 )
 def test_each_worker_has_a_gpu_or_its_share_of_the_cores(monkeypatch, gpus, visible, asked, places, threads):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
+    monkeypatch.setattr(cluster_room, "CPU_COUNT", 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = slots(*asked)
     assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == places
