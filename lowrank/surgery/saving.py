@@ -85,21 +85,27 @@ def hold_layers(module: nn.Module, layouts: Layouts) -> None:
 
 
 def read_layout(each: Mapping[str, Any]) -> Layout:
-    """What `tell_layout` made of it, or json, which knows no tuples. Raises ValueError if no layer can be held so."""
+    """What `tell_layout` made of it, or json, which knows no tuples."""
     folding = Folding(**each["folding"] | {"modes": tuple(each["folding"]["modes"])})
     layout = Layout(each["decomp"], folding, tuple(each["ranks"]))
     own = sizes_of(layout.form)
     if "sizes" in each and json.dumps(each["sizes"]) != json.dumps(own):  # which compares NaN, too
         raise ValueError(f"decomp={layout.decomp!r} was made with {each['sizes']}, the one registered here with {own}")
-    fits = are_counts(folding.modes) and prod(folding.modes) == folding.outputs * folding.inputs
-    if not fits or folding.rows not in range(1, len(folding.modes)):
+    check_layout(layout)
+    return layout
+
+
+def check_layout(layout: Layout) -> None:
+    """Raises ValueError at modes that are none of the weight, or ranks that the format cannot have."""
+    folding, form = layout.folding, layout.form
+    whole = are_counts(folding.modes) and prod(folding.modes) == folding.outputs * folding.inputs
+    if not whole or folding.rows not in range(1, len(folding.modes)):
         size = f"{folding.outputs} x {folding.inputs}"
         raise ValueError(f"modes {folding.modes}, {folding.rows} of them rows, are none of a weight of {size}")
-    limits = tuple(map(max, zip(layout.form.largest(folding), layout.form.original(folding), strict=True)))
-    within = len(layout.ranks) == len(limits) and all(map(int.__le__, layout.ranks, limits))
-    if not are_counts(layout.ranks) or not within:
+    limits = tuple(map(max, zip(form.largest(folding), form.original(folding), strict=True)))
+    fits = are_counts(layout.ranks) and len(layout.ranks) == len(limits)
+    if not fits or any(rank > limit for rank, limit in zip(layout.ranks, limits, strict=True)):
         raise ValueError(f"ranks {layout.ranks}: {layout.decomp} takes 1 to {limits} for modes {folding.modes}")
-    return layout
 
 
 def find_part(parts: Mapping[str, Part], name: str) -> Part:
