@@ -12,6 +12,7 @@ from torch import nn
 import lowrank
 from lowrank import InputError
 from lowrank.formats import FORMATS
+from lowrank.formats.products import Bottleneck
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -105,25 +106,18 @@ def test_layouts_of_several_weights_are_refused_for_one():
         lowrank.hold(tied(), lowrank.layouts(net))
 
 
-class Rolled(lowrank.Format):
-    """A W whose rows are moved by a number that is the format's own."""
-
-    uses_dims = False
+class Rolled(Bottleneck):
+    """One whose rows are moved by a number that is the format's own."""
 
     def __init__(self, by):
         self.by = by
 
-    def largest(self, folding):
-        return (min(folding.outputs, folding.inputs),)
-
-    def shapes(self, folding, ranks):
-        return [(folding.outputs, ranks[0]), (ranks[0], folding.inputs)]
-
-    def inner(self, folding, ranks):
-        return ranks[0]
-
     def factors(self, cores, folding):
-        return cores[0].roll(self.by, 0), cores[1]
+        left, right = super().factors(cores, folding)
+        return left.roll(self.by, 0), right
+
+    def fit(self, weight, folding, ranks):
+        return super().fit(weight.roll(-self.by, 0), folding, ranks)
 
 
 class Way(enum.StrEnum):
