@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from math import prod
 from typing import NamedTuple
@@ -110,7 +111,8 @@ class Option:
             trimmed[k] = min(trimmed[k], *(prod(shapes[core]) // trimmed[k] for core in cores))
         return tuple(trimmed) if trimmed == list(ranks) else self.trim(trimmed)
 
-    def walk(self) -> list[Point]:
+    @cached_property
+    def walked(self) -> list[Point]:
         """From the largest ranks down to all ones."""
         return list(map(self.point, self.follow_path() if self.terms else self.descend()))
 
@@ -148,6 +150,19 @@ class Option:
             size = there.size - here.size
             if here.loss - there.loss > FLOOR and there.size <= self.weights:
                 yield (here.loss - there.loss) / size, size, there.ranks
+
+    def steps(self, ranks: Sequence[int], left: int) -> list[tuple[float, int, tuple[int, ...]]]:
+        """The raises that take at most `left`; without cuts, if there are none, places further up the walk."""
+        fitting = [step for step in self.raises(ranks) if step[1] <= left]
+        if fitting or not self.terms:
+            return fitting
+        here = self.point(ranks)
+        above = [point for point in self.walked if here.size < point.size <= here.size + left]
+        return [
+            ((here.loss - point.loss) / (point.size - here.size), point.size - here.size, point.ranks)
+            for point in above
+            if here.loss - point.loss > FLOOR
+        ]
 
     def raise_together(self, ranks: Sequence[int], first: int) -> tuple[int, ...] | None:
         """One rank and those at its cores without which it is of no use, each grown by one; None if they cannot."""
@@ -195,7 +210,7 @@ def rate_gain(before: Point, after: Point) -> float:
 def list_walks(decomp: str, weights: Sequence[Tensor], foldings: Sequence[Sequence[Folding]]) -> Iterator[list[Point]]:
     """The best points of each layer over all foldings that it may have, none larger than the weight if one is not."""
     for weight, choices in zip(weights, foldings, strict=True):
-        points = keep_best(point for folding in choices for point in Option(decomp, folding, weight).walk())
+        points = keep_best(point for folding in choices for point in Option(decomp, folding, weight).walked)
         yield [point for point in points if point.size <= weight.numel()] or points[:1]
 
 
@@ -233,14 +248,13 @@ def spend(
 
 
 def fill_gap(chosen: Sequence[Point], left: int) -> list[Point]:
-    """Raise single ranks, those that gain most first, until none is left that gains and fits."""
+    """Raise ranks, those that gain most first, until none is left that gains and fits."""
     filled, heap = list(chosen), []
 
     def offer(layer: int) -> None:
         here = filled[layer]
-        fitting = [step for step in here.option.raises(here.ranks) if step[1] <= left] if here.option else []
-        if fitting:
-            gain, size, ranks = max(fitting)
+        if here.option and (steps := here.option.steps(here.ranks, left)):
+            gain, size, ranks = max(steps)
             heapq.heappush(heap, (-gain, layer, size, ranks))
 
     for layer in range(len(filled)):
