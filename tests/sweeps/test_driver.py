@@ -151,7 +151,15 @@ def test_an_interrupt_is_one_line_at_any_moment(tmp_path, how, moment):
     assert told == line_of(kept, 6) or (told == "" and moment == "ending")  # it may have ended before
 
 
-def test_an_interrupt_of_a_sweep_that_has_nothing_to_train_is_not_lost(tmp_path, cluster):
+@pytest.fixture
+def heeds_interrupts():
+    """As a terminal's program does; shells make background jobs ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_of_a_sweep_that_has_nothing_to_train_is_not_lost(tmp_path, cluster, heeds_interrupts):
     run_here(tmp_path, 0, scheduler=cluster)
     with pytest.raises(Stopped, match="^stopped: 1 done, 0 remain; "):
         sweep(runs_of(0), runs=str(tmp_path), log=lambda line: signal.raise_signal(signal.SIGINT))
