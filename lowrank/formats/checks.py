@@ -21,17 +21,25 @@ CHECKED = [
     *[(32, 64, 4, 1), (48, 32, 5, 1), (128, 128, 3, 1), (60, 120, 3, 1)],
 ]
 CLOSE = 1e-3  # what float32 may lose, relative to the largest entry
-MOST = 10  # times the parameters of the weight: more ranks than that are of no use
+TIMES = 10  # times the parameters of the weight: more ranks than that are of no use
 
 
+@torch.random.fork_rng(devices=[])  # what comes after draws as if nothing had been checked
+@plain_torch()
 def check_form(decomp: str, form: Format) -> None:
     """Raises InputError if what a format says is not what it does, or it can hold none of the weights tried."""
-    # what comes after draws as if nothing had been checked
-    with torch.random.fork_rng(devices=[]), plain_torch():
-        checked = [check_format(decomp, form, fold(*size)) for size in CHECKED]
-    if not any(checked):
+    if not any([check_format(decomp, form, fold(*size)) for size in CHECKED]):
         sizes = ", ".join(f"{outputs} x {inputs * kernel}" for outputs, inputs, _, kernel in CHECKED)
         raise InputError(f"decomp={decomp!r}: its `refusal` allows none of the weights that it is checked on: {sizes}")
+
+
+@torch.random.fork_rng(devices=[])
+@plain_torch()
+def check_copy(decomp: str, form: Format) -> None:
+    """Raises InputError if a copy of a format that was checked fails on the first weight that it can hold."""
+    for size in CHECKED:
+        if check_format(decomp, form, fold(*size)):
+            return
 
 
 def check_format(decomp: str, form: Format, folding: Folding) -> bool:
@@ -103,9 +111,9 @@ def count_problems(form: Format, folding: Folding, ranks: tuple[int, ...]) -> It
     shapes = form.shapes(folding, ranks)
     if not isinstance(shapes, tuple | list) or not shapes or not all(map(are_counts, shapes)):
         yield f"shapes at ranks {ranks} are {shapes!r}, not a list of positive integers for each core"
-    size, most = sum(map(prod, shapes)), MOST * folding.outputs * folding.inputs
+    size, most = sum(map(prod, shapes)), TIMES * folding.outputs * folding.inputs
     if size > most:
-        yield f"at ranks {ranks} it has {size:,} parameters; none are of use over {most:,}, {MOST} times the weight's"
+        yield f"at ranks {ranks} it has {size:,} parameters; none are of use over {most:,}, {TIMES} times the weight's"
     for name in ("inner", "factors_work", "weight_work", "multiply_work"):
         count = getattr(form, name)(folding, ranks)
         if not (type(count) is int and count >= 0 or count is None and name in ("inner", "multiply_work")):

@@ -12,7 +12,7 @@ from ..config import Config
 from ..data import Data
 from ..train import steps_an_epoch
 
-STEPS = 20  # an epoch, that a small dataset should be given
+FEWEST_STEPS = 20  # an epoch, that a small dataset should be given
 ENOUGH = 500  # steps in which a network learns something
 
 
@@ -35,5 +35,5 @@ def advise(config: Config, data: Data) -> str:
     """What to try after a run that has learned nothing."""
     if steps_an_epoch(config, data) * config.epochs >= ENOUGH:
         return f": enough; try another `learning_rate` than {config.learning_rate:g}"
-    smaller = 2 ** int(math.log2(max(2, len(data.train_labels) / STEPS)))
+    smaller = 2 ** int(math.log2(max(2, len(data.train_labels) / FEWEST_STEPS)))
     return f": few; try `batch_size` {smaller}" if smaller < config.batch_size else ": few; try more `epochs`"

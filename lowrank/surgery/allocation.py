@@ -138,31 +138,23 @@ class Option:
             ranks = self.trim(min(steps)[1])
             yield ranks
 
-    def raises(self, ranks: Sequence[int]) -> Iterator[tuple[float, int, tuple[int, ...]]]:
-        """What each rank gains a parameter if it grows by one, what that takes, and the ranks then.
+    def raises(self, here: Point, left: int) -> list[Point]:
+        """Where each rank grows by one, if that loses less and takes at most `left`.
 
-        Where no rank is of use alone, each with those that have to grow with it.
+        Where no rank is of use alone, each grows with those that have to; where nothing fits a format without cuts, it
+        goes on further up the walk.
         """
-        open_ranks = [k for k, largest in enumerate(self.largest) if ranks[k] < largest]
-        alone = [there for k in open_ranks if self.trim(there := replace_rank(ranks, k, ranks[k] + 1)) == there]
-        here = self.point(ranks)
-        for there in map(self.point, alone or filter(None, (self.raise_together(ranks, k) for k in open_ranks))):
-            size = there.size - here.size
-            if here.loss - there.loss > FLOOR and there.size <= self.weights:
-                yield (here.loss - there.loss) / size, size, there.ranks
-
-    def steps(self, ranks: Sequence[int], left: int) -> list[tuple[float, int, tuple[int, ...]]]:
-        """The raises that take at most `left`; without cuts, if there are none, places further up the walk."""
-        fitting = [step for step in self.raises(ranks) if step[1] <= left]
+        open_ranks = [k for k, largest in enumerate(self.largest) if here.ranks[k] < largest]
+        alone = [replace_rank(here.ranks, k, here.ranks[k] + 1) for k in open_ranks]
+        useful = [ranks for ranks in alone if self.trim(ranks) == ranks]
+        together = filter(None, (self.raise_together(here.ranks, k) for k in open_ranks))
+        most = min(here.size + left, self.weights)
+        fitting = [
+            point for point in map(self.point, useful or together) if point.size <= most and loses_less(here, point)
+        ]
         if fitting or not self.terms:
             return fitting
-        here = self.point(ranks)
-        above = [point for point in self.walked if here.size < point.size <= here.size + left]
-        return [
-            ((here.loss - point.loss) / (point.size - here.size), point.size - here.size, point.ranks)
-            for point in above
-            if here.loss - point.loss > FLOOR
-        ]
+        return [point for point in self.walked if here.size < point.size <= most and loses_less(here, point)]
 
     def raise_together(self, ranks: Sequence[int], first: int) -> tuple[int, ...] | None:
         """One rank and those at its cores without which it is of no use, each grown by one; None if they cannot."""
@@ -182,6 +174,10 @@ class Option:
 
 def replace_rank(ranks: Sequence[int], k: int, rank: int) -> tuple[int, ...]:
     return (*ranks[:k], rank, *ranks[k + 1 :])
+
+
+def loses_less(before: Point, after: Point) -> bool:
+    return before.loss - after.loss > FLOOR
 
 
 def keep_best(points: Iterable[Point]) -> list[Point]:
@@ -253,16 +249,17 @@ def fill_gap(chosen: Sequence[Point], left: int) -> list[Point]:
 
     def offer(layer: int) -> None:
         here = filled[layer]
-        if here.option and (steps := here.option.steps(here.ranks, left)):
-            gain, size, ranks = max(steps)
-            heapq.heappush(heap, (-gain, layer, size, ranks))
+        if here.option and (raises := here.option.raises(here, left)):
+            best = max(raises, key=lambda there: (rate_gain(here, there), there.size, there.ranks))
+            heapq.heappush(heap, (-rate_gain(here, best), layer, best))
 
     for layer in range(len(filled)):
         offer(layer)
     while heap:
-        _, layer, size, ranks = heapq.heappop(heap)
-        if size <= left:
-            filled[layer], left = filled[layer].option.point(ranks), left - size
+        _, layer, best = heapq.heappop(heap)
+        taken = best.size - filled[layer].size
+        if taken <= left:
+            filled[layer], left = best, left - taken
         offer(layer)
     return filled
 

@@ -112,6 +112,10 @@ class Interrupts:
         if self.raising or late:
             raise KeyboardInterrupt
 
+    def heed(self) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Notes the signals meanwhile, if this is the thread that gets them and they are not ignored anyway."""
@@ -136,7 +140,8 @@ def receive_outcomes(
 
     Raises what ended the engine, or KeyboardInterrupt after an interrupt.
     """
-    while not interrupts.pressed:
+    while True:
+        interrupts.heed()
         tick()
         try:
             event = engine.events.get(timeout=GLANCE)
@@ -150,7 +155,6 @@ def receive_outcomes(
             log(event)
         else:
             yield event
-    raise KeyboardInterrupt
 
 
 def run_missing(
@@ -239,8 +243,7 @@ def sweep(
                 engine = Engine(connect, run_trial, missing, minutes)
                 run_missing(engine, interrupts, work, log, lambda: show and show(rows_of(configs, folder)))
             table = rows_of(configs, folder)
-            if interrupts.pressed:  # after the last run, or while there was none
-                raise KeyboardInterrupt
+            interrupts.heed()  # one that came after the last run, or while there was none
             return table
         except KeyboardInterrupt:
             interrupts.raising = False

@@ -11,6 +11,7 @@ from torch import nn
 import lowrank
 from lowrank import InputError, formats
 from lowrank.config import DECOMPS, Config
+from lowrank.formats.checks import check_copy
 from lowrank.layers import DecomposedConv2d
 from lowrank.sweeps.plan import count_form
 
@@ -28,6 +29,14 @@ def test_registering_draws_nothing_from_the_global_generator(nothing_registered)
     expected = torch.randn(3)
     torch.manual_seed(0)
     lowrank.register("monarch", Monarch(blocks=4))
+    assert torch.equal(torch.randn(3), expected)
+
+
+def test_a_copy_for_a_worker_is_tried_without_a_draw_from_the_global_generator():
+    torch.manual_seed(0)
+    expected = torch.randn(3)
+    torch.manual_seed(0)
+    check_copy("monarch", Monarch(blocks=4))
     assert torch.equal(torch.randn(3), expected)
 
 
