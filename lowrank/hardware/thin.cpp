@@ -1,5 +1,5 @@
 // Batch normalisation, 2x2 max pool (or none) and ReLU of a product y = L z with few inner channels. What a pass costs
-// is memory, and z is many times smaller than y: y is made again in every pass, sixteen channels at a time, and never
+// is memory, and z is many times smaller than y: y is made again in every pass, a LANE of channels at a time, and never
 // stored.
 //
 // z is [images, height, width, inner] in bfloat16 or float32, `left` L transposed, [inner, channels]. With a channel's
@@ -8,7 +8,13 @@
 
 #include "kernels.h"
 
-constexpr long LANE = 16, CHUNK = 8;
+constexpr long CHUNK = 8;
+// As wide as a register: GCC takes wider vectors apart, number by number, where it compares or shuffles them.
+#ifdef __AVX512F__
+constexpr long LANE = 16;
+#else
+constexpr long LANE = 8;
+#endif
 
 using Lane = float __attribute__((vector_size(LANE * sizeof(float))));
 
@@ -39,8 +45,9 @@ using Index = int32_t __attribute__((vector_size(sizeof(Lane))));
 #define PICKED(a, b, ...) __builtin_shuffle(a, b, Index{__VA_ARGS__})
 #endif
 
-// The sums of four lanes, at the places 0, 4, 8 and 12.
+// The sums of four lanes, at every place that LANE / 4 divides.
 static inline Lane sums_of(const Lane* v) {
+#ifdef __AVX512F__
 #define HALVES(a, b)                                                                            \
     (PICKED(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +                     \
      PICKED(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
@@ -49,6 +56,12 @@ static inline Lane sums_of(const Lane* v) {
                PICKED(first, second, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
     all += PICKED(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
     return all + PICKED(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#else
+#define HALVES(a, b) (PICKED(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + PICKED(a, b, 4, 5, 6, 7, 12, 13, 14, 15))
+    const Lane first = HALVES(v[0], v[1]), second = HALVES(v[2], v[3]);
+    const Lane all = PICKED(first, second, 0, 1, 4, 5, 8, 9, 12, 13) + PICKED(first, second, 2, 3, 6, 7, 10, 11, 14, 15);
+    return all + PICKED(all, all, 1, 0, 3, 2, 5, 4, 7, 6);
+#endif
 }
 
 static inline float sum(Lane values) {
@@ -231,7 +244,7 @@ static void backward(Shape s, long inner, const T* z, const T* g, const float* l
                         put(total + c, product);
                     }
                     const Lane found = sums_of(through);
-                    for (int j = 0; j < 4; j++) dz[in + pixels.place[j] + k] = found[4 * j];
+                    for (int j = 0; j < 4; j++) dz[in + pixels.place[j] + k] = found[LANE / 4 * j];
                 }
             };
             for (long image = CHUNK * chunk; image < s.images && image < CHUNK * (chunk + 1); image++)

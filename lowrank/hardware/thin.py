@@ -16,7 +16,7 @@ from ..layers import DecomposedConv2d
 from .fused import fused_norm_pool_relu, suits_kernels, update_statistics
 from .native import call_kernel
 
-LANE, CHUNK = 16, 8  # as in thin.cpp: channels or pixels at a time, images that are summed together
+LANE, CHUNK = 16, 8  # of thin.cpp: channels or pixels at a time, at most; images that are summed together
 WIDEST, SHARE = 8, 8  # channels of z, and times as many of y, at which making y anew takes less time than storing it
 
 
