@@ -1,7 +1,7 @@
 """The named studies, as plain data: lists of parameters, at three scales.
 
 `smoke` is a rehearsal (small networks, most of which learn the built-in digits beyond 90%, seconds a run), `cpu`
-answers (a network of width 16, 24 epochs by the fast recipe, 10 minutes a run and core), `gpu` is the study at full
+answers (a network of width 16, 30 epochs by the fast recipe, 10 minutes a run and core), `gpu` is the study at full
 width. At `cpu` a tenth of the training images is kept apart: rates, modes and rank rules are chosen on it, and the test
 accuracy of what was chosen is reported. A study of your own is a list:
 
@@ -37,7 +37,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "learning_rate": 0.1,
         "precision": "float32",
     },
-    "cpu": {"dataset": "cifar10", "width": 16, "epochs": 24, "batch_size": 512, "recipe": "fast", "validation": 0.1},
+    "cpu": {"dataset": "cifar10", "width": 16, "epochs": 30, "batch_size": 512, "recipe": "fast", "validation": 0.1},
     "gpu": {"dataset": "cifar10", "width": 64, "epochs": 24, "batch_size": 512, "precision": "bfloat16"},
 }
 MOST_RUNS = 1_000_000  # of a grid
@@ -58,6 +58,7 @@ COMPRESSED: dict[str, dict[str, list[Any]]] = {
     "cpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [6, 7, 9], "dense": [4, 5, 8]},
     "gpu": {"budget": [0.05, 0.1, 0.25], "epochs": [0, 2, 6], "separable": [18, 23, 33], "dense": [14, 20, 32]},
 }
+PARENTS = {"smoke": 6, "cpu": 24, "gpu": 24}  # their epochs: at `cpu`, 24 and 6 more are as long as all other runs
 SLOWER = {"smoke": [], "cpu": [0.1, 0.2], "gpu": []}  # rates of training on, beside that of all: chosen on validation
 
 # A bottleneck of rank channels // k holds 2 / k of the weights of a square layer: that is the budget of k.
@@ -122,10 +123,21 @@ def modes(scale: str, *decomps: str) -> list[dict[str, Any]]:
 
 
 def baselines(scale: str) -> list[dict[str, Any]]:
-    """The plain networks and two bottlenecks by both recipes and, on a GPU, at the length of the log."""
-    forms = grid(decomp=["dense", "separable"]) + grid(decomp=["bottleneck"], budget=[1.0, 0.2])
+    """The log's networks by its recipe: at `cpu` once and at their full width, on a GPU also by the fast one, and long.
+
+    Bottlenecks of half as many channels hold all weights of a separable network, of a tenth a fifth of them.
+    """
+    forms = [*grid(decomp=["dense", "separable"]), {"decomp": "bottleneck", "budget": 1.0}]
+    if scale == "cpu":
+        return each(forms, {"width": 64, "epochs": 24, "recipe": "2018", "validation": 0.0, "seed": 0})
+    forms.append({"decomp": "bottleneck", "budget": 0.2})
     recipes = grid(recipe=["2018", "fast"])
     return each(forms, *(each(recipes, {}, LONG) if scale == "gpu" else recipes))
+
+
+def short(scale: str) -> dict[str, Any]:
+    """At `cpu`, as long as runs are that choose by validation accuracy what others are trained with."""
+    return {"epochs": 4} if scale == "cpu" else {}
 
 
 def precision(scale: str) -> list[dict[str, Any]]:
@@ -137,14 +149,12 @@ def precision(scale: str) -> list[dict[str, Any]]:
 def rates(scale: str) -> list[dict[str, Any]]:
     """Short runs that choose a learning rate for every form."""
     forms = [*grid(decomp=["separable"]), *each(best(*FORMS), {"budget": 0.1})]
-    short = {"epochs": 4} if scale == "cpu" else {}
-    return each(each(forms, short), *grid(learning_rate=[0.2, 0.4, 0.8]))
+    return each(each(forms, short(scale)), *grid(learning_rate=[0.2, 0.4, 0.8]))
 
 
 def tuning(scale: str) -> list[dict[str, Any]]:
     """Short runs, one a setting, that choose where to look: every placement of the ranks for every form."""
-    short = {"epochs": 4} if scale == "cpu" else {}
-    return each(each(best(*FORMS), {"budget": 0.1, "seed": 0} | short), *grid(rank_rule=RULES))
+    return each(each(best(*FORMS), {"budget": 0.1, "seed": 0} | short(scale)), *grid(rank_rule=RULES))
 
 
 def weight_decay(scale: str) -> list[dict[str, Any]]:
@@ -198,7 +208,7 @@ def compress(scale: str) -> list[dict[str, Any]]:
 
     By the fast recipe, whose core rates fine-tuning needs: at one rate for all, CP loses what was learned.
     """
-    at, whole = COMPRESSED[scale], SCALES[scale]["epochs"]
+    at, whole = COMPRESSED[scale], PARENTS[scale]
     recipe = {"recipe": "fast"} | ({"without": "flip at test"} if scale == "smoke" else {})
     sizes, long = grid(budget=at["budget"]), {"epochs": whole + max(at["epochs"])}
     parent = {"epochs": whole, "learning_rate": SCALES[scale].get("learning_rate", 0.0)}
@@ -214,7 +224,7 @@ def compress(scale: str) -> list[dict[str, Any]]:
 
 def original_2019(scale: str) -> list[dict[str, Any]]:
     """The 2019 experiments as they were, one run a setting: every fault at once, in float32."""
-    scales = {"smoke": [0.5], "cpu": [0.05, 0.5, 0.95], "gpu": [round(0.05 + 0.1 * k, 2) for k in range(10)]}
+    scales = {"smoke": [0.5], "cpu": [0.05, 0.95], "gpu": [round(0.05 + 0.1 * k, 2) for k in range(10)]}
     forms = grid(decomp=["tt", "tucker_tt"], dims=DIMS[scale], rank_scale=scales[scale])
     long = {"epochs": 128} if scale == "gpu" else {}
     return each(forms, faulty(FAULTS) | {"precision": "float32", "recipe": "2018", "seed": 0} | long)
@@ -245,8 +255,8 @@ MAKERS = {
     "weight-decay": weight_decay,
     "tensor-train": lambda scale: modes(scale, "tt"),
     "cp": lambda scale: modes(scale, "cp"),
-    "ring": lambda scale: modes(scale, "ring"),
-    "tucker": lambda scale: modes(scale, "tucker", "tucker_tt"),
+    "ring": lambda scale: each(modes(scale, "ring"), short(scale)),
+    "tucker": lambda scale: each(modes(scale, "tucker", "tucker_tt"), short(scale)),
     "overfitting": overfitting,
     "then-and-now": then_and_now,
     "original-2019": original_2019,
