@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
-LONGEST = 2000  # characters of a line: what a user gave may have millions
+LONGEST = 500  # characters of a line: what a user gave may have millions
 
 
 class OneLine:

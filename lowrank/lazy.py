@@ -30,7 +30,14 @@ HOMES: dict[str, tuple[str, ...]] = {  # of each name: its module, and the extra
     "summary": ("surgery.inventory",),
     "sweep": ("sweeps.driver", "train", "sweep"),
 }
-SHOWN = ("explore", "plots", "studies")  # modules that are for users: Tab shows no others
+SHOWN = {  # modules that are for users, and what of them Tab shows: no others, and nothing that they import
+    "explore": ("one_layer", "one_run", "setting", "sizes", "tabulate_record", "tabulate_sizes", "two_runs"),
+    "plots": (
+        "COLOURS", "MARKERS", "accuracy_against_parameters", "colours", "curves", "forest", "heatmap", "listed", "note",
+        "parameter_counts", "style",
+    ),
+    "studies": ("SCALES", "SEEDS", "STUDIES", "each", "grid"),
+}  # fmt: skip
 ROOMS = ("", "lab", "sweeps")  # whose modules are found as lowrank.plots or lowrank.studies
 MODULES = {
     path.stem: ".".join(filter(None, (room, path.stem)))
@@ -52,6 +59,8 @@ def load_name(name: str) -> Any:
         package = str(error.name).partition(".")[0]
         extra = next((each for each, packages in PACKAGES.items() if package in packages), "lab")
         raise MissingPackage(name, package, extra) from None
+    if name in SHOWN:
+        home.__dir__ = lambda: list(SHOWN[name])
     return getattr(home, name) if name in HOMES else home
 
 

@@ -86,6 +86,10 @@ def test_a_module_is_found_without_its_room(name):
 def test_tab_shows_what_is_for_users_and_nothing_else():
     shown = {name for name in dir(lowrank) if not name.startswith("__")}
     assert shown == {*lowrank.__all__, "explore", "plots", "studies"}
+    for module in (lowrank.explore, lowrank.plots, lowrank.studies):
+        values = [getattr(module, name) for name in dir(module)]
+        assert len(values) > 4 and not any(map(inspect.ismodule, values))
+        assert all(getattr(value, "__module__", "lowrank").startswith("lowrank") for value in values)
 
 
 def test_there_is_no_other_name():
