@@ -41,6 +41,19 @@ def is_watched() -> bool:
     return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
 
 
+def tell_terminal(line: str) -> None:
+    """Says it where papermill was started, in a kernel that papermill has interrupted and is about to end.
+
+    It shows nothing of the cell, and ipykernel a traceback, as the cell's answer finds no socket any more.
+    """
+    from ipykernel.kernelapp import IPKernelApp
+    from zmq import ZMQError
+
+    log = IPKernelApp.instance().log
+    log.addFilter(lambda entry: not (entry.exc_info and isinstance(entry.exc_info[1], ZMQError)))
+    log.warning(line)
+
+
 class NotebookLine:
     """A line in a live notebook, replaced as it changes; `close` leaves it empty."""
 

@@ -210,6 +210,21 @@ def test_the_notebook_runs_a_study_and_a_second_time_nothing(execute, tmp_path):
     assert "".join(last["text/markdown"]) == "No run failed or diverged."
 
 
+def test_an_interrupt_under_papermill_is_one_line_beside_its_own(tmp_path):
+    papermill = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from papermill.__main__ import *"
+    )
+    asked = {"study": "cp", "seeds": 1, "workers": 1, "runs": str(tmp_path / "runs"), "epochs": 500, "width": 4}
+    given = [part for name, value in asked.items() for part in ("-p", name, str(value))]
+    command = [sys.executable, "-c", f"{papermill}; papermill()", str(NOTEBOOK), str(tmp_path / "out.ipynb"), *given]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(lambda: list(tmp_path.glob("runs/*/log.txt")))
+    driver.send_signal(signal.SIGINT)
+    told = driver.communicate(timeout=60)[1].decode()
+    assert "Exception in message handler" not in told and "Aborted!" in told
+    assert re.findall("stopped: .*", told) == ["stopped: 0 done, 4 remain; the same cell goes on"]
+
+
 def test_the_notebook_refuses_a_parameter_that_does_not_exist(execute, tmp_path):
     line = "sheduler='tls://host:1': there is no such parameter; did you mean scheduler?"
     asked = {"sheduler": "tls://host:1", "runs": str(tmp_path / "runs")}
