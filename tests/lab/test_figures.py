@@ -23,9 +23,8 @@ from lowrank.lab.settings import SETTING
 from lowrank.paths import ROOT
 from lowrank.records import collect
 from lowrank.sweeps.plan import configure, plan_runs
+from lowrank.sweeps.studies import STUDIES
 
-STUDIES = ["weight-decay", "overfitting", "tensor-train", "cp", "shoot-out", "then-and-now", "when-it-pays"]
-STUDIES += ["rank-placement", "null-control", "rates", "precision", "horizon", "original-2019", "compress"]
 RUNS = [notebook for notebook in figures.NOTEBOOKS if notebook.stem != "1-parameter-counts"]
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 SIZES = {"dense": 80_000, "separable": 16_000}
@@ -177,6 +176,12 @@ def test_the_pictures_of_decomposed_networks_explain_their_hollow_marks_and_have
     assert f"hollow: from scratch,\n{seen['altogether']} epochs altogether" in names
     untrained = seen["started"][seen["started"].epochs == 0].test_accuracy
     assert seen["ax"].get_ylim() == pytest.approx((0, 1.25 * untrained.max()))
+
+
+def test_the_networks_of_the_log_stand_beside_its_figures(runs):
+    [notebook] = [notebook for notebook in RUNS if notebook.stem == "7-then-and-now"]
+    seen = execute_cells(notebook, runs)
+    assert set(seen["beside"].index) == set(seen["log"]) and seen["beside"].n.min() == 2
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
