@@ -49,7 +49,7 @@ class Spread(NamedTuple):
         if not self.df:
             return "one seed a setting: no spread, no intervals"
         if not self.common:
-            return f"different spreads (Levene p = {self.levene:.2g}), not pooled"
+            return f"not pooled, as Levene's p = {self.levene:.2g} is below {UNEQUAL:g}"
         equal = f"Levene p = {self.levene:.2f}" if self.levene == self.levene else "too few runs for Levene's test"
         return f"pooled SD {100 * self.sd:.2f} points with {self.df} degrees of freedom ({equal})"
 
