@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import signal
 import sys
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
-LONGEST = 500  # characters of a line: what a user gave may have millions
+LONGEST, LEFT_OUT = 500, " ... "  # characters of a line: what a user gave may have millions
 
 
 class OneLine:
@@ -36,7 +37,8 @@ class InputError(OneLine, ValueError):
 
     def __init__(self, message: str) -> None:
         line = printable(" ".join(str(message).splitlines()))
-        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}")
+        half = (LONGEST - len(LEFT_OUT)) // 2
+        super().__init__(line if len(line) <= LONGEST else line[:half] + LEFT_OUT + line[-half:])
 
 
 class MissingPackage(InputError, ImportError):
@@ -59,6 +61,8 @@ def show_stopped_as_a_line() -> None:
 
     def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if isinstance(error, Stopped):
+            if not (sys.flags.interactive or hasattr(sys, "ps1")):  # the process ends: a key held down is too late
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             print(error, file=sys.stderr)
         else:
             shown(kind, error, trace)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MissingPackage, Stopped, show_stopped_as_a_line
+from .progress import tell_papermill
 
 # Of each extra, by import name.
 PACKAGES = {"train": ("PIL", "sklearn", "torchvision"), "sweep": ("cloudpickle", "dask", "distributed", "tornado")}
@@ -67,6 +68,7 @@ def load_name(name: str) -> Any:
 @contextmanager
 def interrupts_after_loading(name: str) -> Iterator[None]:
     """Has Ctrl-C wait for what is loaded meanwhile: half of it, or of numpy, could not be loaded a second time."""
+    tell_papermill()
     handler, pressed = signal.getsignal(signal.SIGINT), []
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
@@ -81,4 +83,6 @@ def interrupts_after_loading(name: str) -> Iterator[None]:
             handler(signal.SIGINT, None)
         except KeyboardInterrupt:
             show_stopped_as_a_line()
-            raise Stopped(f"stopped: nothing was begun, {name} was still being loaded") from None
+            line = f"stopped: nothing was begun, {name} was still being loaded"
+            tell_papermill(line)
+            raise Stopped(line) from None

@@ -6,6 +6,7 @@ speed so far; before anything is done there is none.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -41,17 +42,23 @@ def is_watched() -> bool:
     return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
 
 
-def tell_terminal(line: str) -> None:
-    """Says it where papermill was started, in a kernel that papermill has interrupted and is about to end.
+def is_under_papermill() -> bool:
+    """Whether a kernel runs here that nobody sees: its terminal, if there is one, is papermill's."""
+    return in_notebook() and not is_watched()
 
-    It shows nothing of the cell, and ipykernel a traceback, as the cell's answer finds no socket any more.
-    """
-    from ipykernel.kernelapp import IPKernelApp
-    from zmq import ZMQError
 
-    log = IPKernelApp.instance().log
-    log.addFilter(lambda entry: not (entry.exc_info and isinstance(entry.exc_info[1], ZMQError)))
-    log.warning(line)
+def is_no_lost_answer(entry: logging.LogRecord) -> bool:
+    """A filter: papermill, interrupted, ends a kernel whose cell still runs, whose answer then finds no socket."""
+    return not (entry.exc_info and type(entry.exc_info[1]).__name__ == "ZMQError")
+
+
+def tell_papermill(line: str = "") -> None:
+    """Has ipykernel show no traceback as papermill ends it, and says the line in the terminal of both."""
+    if is_under_papermill():
+        log = sys.modules["ipykernel.kernelapp"].IPKernelApp.instance().log
+        log.addFilter(is_no_lost_answer)
+        if line:
+            log.warning(line)
 
 
 class NotebookLine:

@@ -60,7 +60,7 @@ def load(run: Run, runs: str | Path = "runs", device: str | torch.device = "cpu"
     device = check_device(device)
     path, record = folder / run / WEIGHTS, stored(folder, run)
     if not record:
-        raise InputError(f"run={run!r}: there is no such run in runs={str(runs)!r}")
+        raise InputError(f"run={run!r}: there is no such run in runs={str(runs)!r}; allowed: its record's folder")
     if not os.path.lexists(path):
         raise InputError(f"run={run!r}: it kept no weights; lowrank.run(..., save_weights=True) keeps them")
     check_says(record, folder, ["start_decomp"] if record["start"] else [])

@@ -98,7 +98,9 @@ def test_the_trained_network_comes_back(tmp_path):
 
 
 def test_a_run_that_is_not_in_this_folder_is_refused_with_the_folder(tmp_path):
-    with pytest.raises(InputError, match=f"^run='none': there is no such run in runs='{tmp_path}'$"):
+    with pytest.raises(
+        InputError, match=f"^run='none': there is no such run in runs='{tmp_path}'; allowed: its record's folder$"
+    ):
         lowrank.load("none", runs=tmp_path)
     with pytest.raises(InputError, match="run=None; allowed: the id of a run, or its record"):
         lowrank.load({"decomp": "tt"}, runs=tmp_path)

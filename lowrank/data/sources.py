@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..config import DATASETS, dataset_name
 from ..errors import InputError, printable
 from ..files import lock, open_regular, replacing
+from ..lazy import interrupts_after_loading
 from ..paths import cache_folder, locate
 from .dataset import Data, assemble_data, check_device
 from .images import content_hash, contents, find_inner, read_splits
@@ -102,7 +103,8 @@ def digits() -> Data:
 
     A pixel becomes 3x3, and a black border of 4 fills up 32x32, so that no crop cuts a digit off.
     """
-    from sklearn.datasets import load_digits  # slow to import, and only this dataset needs it
+    with interrupts_after_loading("scikit-learn"):
+        from sklearn.datasets import load_digits  # slow to import, and only this dataset needs it
 
     source = load_digits()
     greys = np.rint(source.images * (255 / source.images.max())).astype(np.uint8)
@@ -116,7 +118,8 @@ def digits() -> Data:
 
 def torchvision_data(dataset: str) -> Data:
     """CIFAR from torchvision, which verifies every file; raises InputError if it cannot be downloaded."""
-    from torchvision import datasets  # slow to import, and only the first run needs it
+    with interrupts_after_loading("torchvision"):
+        from torchvision import datasets  # slow to import, and only the first run needs it
 
     kind, folder = getattr(datasets, dataset.upper()), cache_folder()
     with tempfile.TemporaryDirectory() as scratch:

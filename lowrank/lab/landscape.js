@@ -4,7 +4,7 @@
 const REACH = 24; // pixels around a dot within which the mouse finds it
 const RING = 14; // pixels across the mark around the run that is shown
 const APART = 6; // pixels between the mark and what is said
-const SAME = 0.5; // pixels between dots that stand on each other: all of them are shown
+const SAME = 2; // pixels between dots that nobody tells apart with a mouse: all of them are shown
 
 function part(frame, style) {
   const made = document.createElement("div");

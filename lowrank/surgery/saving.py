@@ -58,6 +58,8 @@ def hold(module: nn.Module, layouts: Layouts) -> nn.Module:
     <All keys matched successfully>
     """
     net = copy_module(module)
+    if not (isinstance(layouts, Mapping) and all(isinstance(each, Mapping) for each in layouts.values())):
+        raise InputError(f"layouts={layouts!r}; allowed: what lowrank.layouts says of such a module")
     try:
         hold_layers(net, layouts)
     except InputError:

@@ -28,7 +28,7 @@ from ..errors import Stopped, check_functions, show_stopped_as_a_line
 from ..experiment import name_paths
 from ..files import claim
 from ..paths import check_directory
-from ..progress import SweepProgress, in_notebook, is_watched, tell_terminal
+from ..progress import SweepProgress, in_notebook, tell_papermill
 from ..records import FINAL, collect, store
 from ..signatures import show_parameters
 from .cluster import check_process, check_scheduler, connected, slots
@@ -186,8 +186,7 @@ def describe_stop(configs: dict[str, Config]) -> Stopped:
     done = sum(bool(final_record(config, run)) for run, config in configs.items())
     count = f"{done} done, {len(configs) - done} remain" if configs else "nothing was begun"
     line = f"stopped: {count}; the same {'cell' if in_notebook() else 'command'} goes on"
-    if in_notebook() and not is_watched():
-        tell_terminal(line)
+    tell_papermill(line)
     return Stopped(line)
 
 
