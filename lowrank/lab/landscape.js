@@ -4,7 +4,7 @@
 const REACH = 24; // pixels around a dot within which the mouse finds it
 const RING = 14; // pixels across the mark around the run that is shown
 const APART = 6; // pixels between the mark and what is said
-const SAME = 2; // pixels between dots that nobody tells apart with a mouse: all of them are shown
+const SAME = 2; // pixels between dots that nobody tells apart: all of them are shown
 
 function part(frame, style) {
   const made = document.createElement("div");
@@ -54,15 +54,15 @@ function render({ model, el }) {
     line.style.height = `${100 * (bottom - top)}%`;
   }
 
-  /** The dots nearest to the mouse: none, one, or several that stand on each other. */
+  /** The dots nearest to the mouse, the nearest first: none, one, or several that nobody tells apart. */
   function near(event) {
     const box = image.getBoundingClientRect();
     const distances = model.get("dots").map((dot) => ({
       dot,
       far: Math.hypot(box.left + dot.x * box.width - event.clientX, box.top + dot.y * box.height - event.clientY),
     }));
-    const nearest = Math.min(REACH, ...distances.map(({ far }) => far));
-    return distances.filter(({ far }) => far < REACH && far <= nearest + SAME).map(({ dot }) => dot);
+    distances.sort((one, other) => one.far - other.far);
+    return distances.filter(({ far }) => far < REACH && far <= distances[0].far + SAME).map(({ dot }) => dot);
   }
 
   function showRun(event) {
