@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
-LONGEST, LEFT_OUT = 500, " ... "  # characters of a line: what a user gave may have millions
+LONGEST, LEFT_OUT = 1000, " ... "  # characters of a line: what a user gave may have millions
 
 
 class OneLine:
