@@ -3,7 +3,8 @@
 from typing import Any
 
 from . import threads  # noqa: F401, first: before torch is imported
-from .lazy import HOMES, MODULES, SHOWN, interrupts_after_loading, load_name
+from .interrupts import interrupts_after_loading
+from .lazy import HOMES, MODULES, SHOWN, load_name
 
 with interrupts_after_loading("lowrank"):
     from .config import Config, InputError

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import signal
-import sys
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
-LONGEST, LEFT_OUT = 1000, " ... "  # characters of a line: what a user gave may have millions
+LONGEST = 1000  # characters of a line: what a user gave may have millions
+LEFT_OUT = " ... "  # in place of its middle
 
 
 class OneLine:
@@ -46,28 +45,6 @@ class MissingPackage(InputError, ImportError):
 
     def __init__(self, name: str, package: str, extra: str) -> None:
         super().__init__(f"lowrank.{name} needs {package}: pip install 'lowrank[{extra}]'")
-
-
-class Stopped(OneLine, KeyboardInterrupt):
-    """A sweep was interrupted; the message is one line that says how far it has come."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [str(self)]
-
-
-def show_stopped_as_a_line() -> None:
-    """Has this process show a Stopped that nobody catches as its message alone, as IPython does."""
-    shown = sys.excepthook
-
-    def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if isinstance(error, Stopped):
-            if not (sys.flags.interactive or hasattr(sys, "ps1")):  # the process ends: a key held down is too late
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-            print(error, file=sys.stderr)
-        else:
-            shown(kind, error, trace)
-
-    sys.excepthook = show
 
 
 def whole_number(name: str, value: Any, least: int, most: int) -> int:

@@ -6,17 +6,12 @@ bring: `train` reads data sets, `sweep` trains many networks, `lab` is for noteb
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .errors import MissingPackage, Stopped, show_stopped_as_a_line
-from .progress import tell_papermill
+from .errors import MissingPackage
 
 # Of each extra, by import name.
 PACKAGES = {"train": ("PIL", "sklearn", "torchvision"), "sweep": ("cloudpickle", "dask", "distributed", "tornado")}
@@ -63,26 +58,3 @@ def load_name(name: str) -> Any:
     if name in SHOWN:
         home.__dir__ = lambda: list(SHOWN[name])
     return getattr(home, name) if name in HOMES else home
-
-
-@contextmanager
-def interrupts_after_loading(name: str) -> Iterator[None]:
-    """Has Ctrl-C wait for what is loaded meanwhile: half of it, or of numpy, could not be loaded a second time."""
-    tell_papermill()
-    handler, pressed = signal.getsignal(signal.SIGINT), []
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if pressed:
-        try:
-            handler(signal.SIGINT, None)
-        except KeyboardInterrupt:
-            show_stopped_as_a_line()
-            line = f"stopped: nothing was begun, {name} was still being loaded"
-            tell_papermill(line)
-            raise Stopped(line) from None

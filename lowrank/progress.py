@@ -6,7 +6,6 @@ speed so far; before anything is done there is none.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -40,25 +39,6 @@ def in_notebook() -> bool:
 def is_watched() -> bool:
     """Whether somebody sees a line that is replaced: in JupyterLab or a terminal, not under papermill."""
     return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
-
-
-def is_under_papermill() -> bool:
-    """Whether a kernel runs here that nobody sees: its terminal, if there is one, is papermill's."""
-    return in_notebook() and not is_watched()
-
-
-def is_no_lost_answer(entry: logging.LogRecord) -> bool:
-    """A filter: papermill, interrupted, ends a kernel whose cell still runs, whose answer then finds no socket."""
-    return not (entry.exc_info and type(entry.exc_info[1]).__name__ == "ZMQError")
-
-
-def tell_papermill(line: str = "") -> None:
-    """Has ipykernel show no traceback as papermill ends it, and says the line in the terminal of both."""
-    if is_under_papermill():
-        log = sys.modules["ipykernel.kernelapp"].IPKernelApp.instance().log
-        log.addFilter(is_no_lost_answer)
-        if line:
-            log.warning(line)
 
 
 class NotebookLine:

@@ -1,8 +1,6 @@
 """What a user sees in place of a traceback: one line, whatever was given, that says what can be done."""
 
 import re
-import signal
-import sys
 from functools import partial, wraps
 
 import numpy as np
@@ -13,11 +11,9 @@ from hypothesis import strategies as st
 from lowrank.errors import (
     LONGEST,
     InputError,
-    Stopped,
     check_functions,
     printable,
     refuse_unknown,
-    show_stopped_as_a_line,
     whole_number,
 )
 
@@ -39,23 +35,6 @@ def test_whatever_is_in_a_message_it_is_one_line_that_can_be_printed_and_keeps_b
     assert len(line.splitlines()) <= 1 and len(line) <= LONGEST
     half = LONGEST // 2 - 5
     assert line == whole if len(whole) <= LONGEST else (line[:half], line[-half:]) == (whole[:half], whole[-half:])
-
-
-def test_an_interrupted_sweep_is_a_line_without_a_traceback_and_other_errors_stay_what_they_are(monkeypatch, capsys):
-    others = []
-    monkeypatch.setattr(sys, "excepthook", lambda *given: others.append(given))
-    monkeypatch.delattr(sys, "ps1", raising=False)  # IPython's, by which a process goes on after an error
-    show_stopped_as_a_line()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        sys.excepthook(Stopped, Stopped("stopped: 2 done"), None)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a key held down disturbs the end no more
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err == "stopped: 2 done\n" and not others
-    error = ValueError("another")
-    sys.excepthook(ValueError, error, None)
-    assert others == [(ValueError, error, None)]
 
 
 @pytest.mark.parametrize("value", [2, 9, np.int64(5), np.uint8(2)])

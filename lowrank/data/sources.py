@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..config import DATASETS, dataset_name
 from ..errors import InputError, printable
 from ..files import lock, open_regular, replacing
-from ..lazy import interrupts_after_loading
+from ..interrupts import interrupts_after_loading
 from ..paths import cache_folder, locate
 from .dataset import Data, assemble_data, check_device
 from .images import content_hash, contents, find_inner, read_splits

@@ -57,9 +57,9 @@ def hold(module: nn.Module, layouts: Layouts) -> nn.Module:
     >>> same.load_state_dict(small.state_dict())
     <All keys matched successfully>
     """
-    net = copy_module(module)
     if not (isinstance(layouts, Mapping) and all(isinstance(each, Mapping) for each in layouts.values())):
         raise InputError(f"layouts={layouts!r}; allowed: what lowrank.layouts says of such a module")
+    net = copy_module(module)
     try:
         hold_layers(net, layouts)
     except InputError:

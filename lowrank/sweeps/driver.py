@@ -24,11 +24,12 @@ from typing import Any
 import pandas as pd
 
 from ..config import Config, InputError
-from ..errors import Stopped, check_functions, show_stopped_as_a_line
+from ..errors import check_functions
 from ..experiment import name_paths
 from ..files import claim
+from ..interrupts import Stopped, stopped
 from ..paths import check_directory
-from ..progress import SweepProgress, in_notebook, tell_papermill
+from ..progress import SweepProgress, in_notebook
 from ..records import FINAL, collect, store
 from ..signatures import show_parameters
 from .cluster import check_process, check_scheduler, connected, slots
@@ -182,12 +183,9 @@ def run_missing(
 
 def describe_stop(configs: dict[str, Config]) -> Stopped:
     """How far an interrupted sweep has come, in one line."""
-    show_stopped_as_a_line()
     done = sum(bool(final_record(config, run)) for run, config in configs.items())
     count = f"{done} done, {len(configs) - done} remain" if configs else "nothing was begun"
-    line = f"stopped: {count}; the same {'cell' if in_notebook() else 'command'} goes on"
-    tell_papermill(line)
-    return Stopped(line)
+    return stopped(f"{count}; the same {'cell' if in_notebook() else 'command'} goes on")
 
 
 @show_parameters(Config, given=False)

@@ -1,9 +1,9 @@
 """The named studies, as plain data: lists of parameters, at three scales.
 
 `smoke` is a rehearsal (small networks, most of which learn the built-in digits beyond 90%, seconds a run), `cpu`
-answers (a network of width 16, 30 epochs by the fast recipe, 10 minutes a run and core), `gpu` is the study at full
-width. At `cpu` a tenth of the training images is kept apart: rates, modes and rank rules are chosen on it, and the test
-accuracy of what was chosen is reported. A study of your own is a list:
+answers (a network of width 16, 30 epochs by the fast recipe, 10 to 14 minutes a run and core), `gpu` is the study at
+full width. At `cpu` a tenth of the training images is kept apart: rates, modes and rank rules are chosen on it, and the
+test accuracy of what was chosen is reported. A study of your own is a list:
 
     from lowrank import grid, sweep
     mine = grid(decomp=["tt", "ring"], dims=[3, 4], budget=[0.1, 0.3], dataset=["digits"], epochs=[4])
@@ -122,6 +122,11 @@ def modes(scale: str, *decomps: str) -> list[dict[str, Any]]:
     return grid(decomp=decomps, dims=DIMS[scale], budget=budgets if scale == "gpu" else [budgets[0], budgets[-1]])
 
 
+def short(scale: str) -> dict[str, Any]:
+    """At `cpu`, as long as runs are that choose by validation accuracy what others are trained with."""
+    return {"epochs": 4} if scale == "cpu" else {}
+
+
 def baselines(scale: str) -> list[dict[str, Any]]:
     """The log's networks by its recipe: at `cpu` once and at their full width, on a GPU also by the fast one, and long.
 
@@ -133,11 +138,6 @@ def baselines(scale: str) -> list[dict[str, Any]]:
     forms.append({"decomp": "bottleneck", "budget": 0.2})
     recipes = grid(recipe=["2018", "fast"])
     return each(forms, *(each(recipes, {}, LONG) if scale == "gpu" else recipes))
-
-
-def short(scale: str) -> dict[str, Any]:
-    """At `cpu`, as long as runs are that choose by validation accuracy what others are trained with."""
-    return {"epochs": 4} if scale == "cpu" else {}
 
 
 def precision(scale: str) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from papermill import PapermillExecutionError
 from trials import pixels, run_here, runs_of, sweep, sweep_elsewhere, trained
 
 from lowrank import memory
-from lowrank.errors import InputError, Stopped
+from lowrank.errors import InputError
+from lowrank.interrupts import Stopped
 from lowrank.paths import ROOT
 from lowrank.records import record
 from lowrank.sweeps import plan
